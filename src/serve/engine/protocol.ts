@@ -1,0 +1,130 @@
+/** What the daemon and the engine process say to each other. Plain data only: it crosses an IPC channel (structured clone). */
+
+export interface HeadFiles {
+  /** Safetensors of the head: `weight` [labels, hidden], `bias` [labels], `mean` and `scale` [hidden]. */
+  readonly file: string;
+  /** Truncated GGUF (architecture llama-embed) that the features come from; the same file training used. */
+  readonly features: string;
+  readonly layer: number;
+  readonly labels: readonly string[];
+}
+
+/** Where the parts of one version lie on this machine. Paths are absolute. */
+export interface VersionFiles {
+  /** `name@N`. */
+  readonly version: string;
+  /** sha256 of the manifest. */
+  readonly sha256: string;
+  /** GGUF with full weights, or of the base when `adapter` is set. */
+  readonly model: string;
+  /** GGUF LoRA. */
+  readonly adapter?: { readonly path: string; readonly scale: number };
+  /** Added to the logits before anything else: [token id, logit]. */
+  readonly logitBias?: ReadonlyArray<readonly [number, number]>;
+  readonly heads: Readonly<Record<string, HeadFiles>>;
+  /** Jinja; the GGUF's own when absent. */
+  readonly chatTemplate?: string;
+}
+
+export interface EngineMessage {
+  readonly role: 'system' | 'user' | 'assistant';
+  readonly content: string;
+}
+
+export interface GenerateRequest {
+  readonly version: string;
+  readonly messages: readonly EngineMessage[];
+  /** At most this many tokens; less when the context ends first. */
+  readonly maxTokens: number;
+  /** 0 is greedy. */
+  readonly temperature: number;
+  readonly topP: number;
+  readonly seed?: number;
+  /** Generation ends before any of these. */
+  readonly stop: readonly string[];
+  /** Drop the oldest turns when the prompt does not fit, instead of refusing. */
+  readonly truncate: boolean;
+  readonly logitBias?: ReadonlyArray<readonly [number, number]>;
+}
+
+export type FinishReason = 'stop' | 'length' | 'cancelled';
+
+export interface GenerateResult {
+  readonly version: string;
+  readonly reason: FinishReason;
+  readonly inputTokens: number;
+  /** Of the input, how many were in this version's own cache already. */
+  readonly cachedTokens: number;
+  readonly outputTokens: number;
+}
+
+export interface ClassifyRequest {
+  readonly version: string;
+  readonly task: string;
+  readonly texts: readonly string[];
+  /** In declared order. With a head whose labels cover them the head answers, else the language model scores the names. */
+  readonly labels: readonly string[];
+}
+
+export interface ClassifyResult {
+  readonly version: string;
+  readonly by: 'head' | 'language_model';
+  readonly labels: readonly string[];
+  /** [texts][labels]; each row sums to 1. */
+  readonly probabilities: ReadonlyArray<Float32Array>;
+}
+
+export interface LoadResult {
+  readonly version: string;
+  readonly contextLength: number;
+  readonly milliseconds: number;
+  /** Text of the tiny generation that proved the version can answer. */
+  readonly probe: string;
+}
+
+export interface EngineHealth {
+  readonly versions: readonly string[];
+  readonly rssMb: number;
+  readonly active: number;
+}
+
+export interface EngineOptions {
+  /** Threads of one context. 2 in one context were slower than 1, with collapses (2 cores). */
+  readonly threads: number;
+  /** Answers generated at once by one version. */
+  readonly sequences: number;
+  /** Tokens of one sequence, prompt and answer together; the model's own context when that is less. */
+  readonly contextSize: number;
+}
+
+export const DEFAULT_ENGINE_OPTIONS: EngineOptions = { threads: 1, sequences: 4, contextSize: 2048 };
+
+/** Requests and what each resolves to. */
+export interface EngineCalls {
+  load: { request: VersionFiles; result: LoadResult };
+  unload: { request: { version: string }; result: null };
+  generate: { request: GenerateRequest; result: GenerateResult };
+  classify: { request: ClassifyRequest; result: ClassifyResult };
+  features: { request: { file: string; texts: readonly string[] }; result: readonly Float32Array[] };
+  health: { request: null; result: EngineHealth };
+}
+
+export type EngineMethod = keyof EngineCalls;
+
+export interface WireError {
+  readonly code: string;
+  readonly message: string;
+  readonly field?: string;
+  readonly hint?: string;
+  readonly retriable: boolean;
+}
+
+export type ToEngine =
+  | { readonly id: number; readonly method: EngineMethod; readonly request: unknown }
+  | { readonly cancel: number };
+
+export type FromEngine =
+  | { readonly ready: true }
+  | { readonly id: number; readonly delta: string }
+  | { readonly id: number; readonly result: unknown }
+  | { readonly id: number; readonly error: WireError };
