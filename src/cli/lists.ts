@@ -1,0 +1,89 @@
+import { laterVersion } from '../base/errors.ts';
+import type { DaemonClient } from './client.ts';
+import { short, table } from './frame.ts';
+
+/** `rounds`, `versions`, `decisions`: arrays, newest first, as the daemon gives them. */
+
+export interface RoundItem {
+  id: number;
+  state: string;
+  reason: string;
+  actions: unknown[];
+  parent: string | null;
+  candidate: string | null;
+  verdict: unknown;
+  epsilon: number;
+  started_at: string;
+  finished_at: string | null;
+}
+
+export interface VersionItem {
+  version: string;
+  sha256: string;
+  parent: string | null;
+  created_at: string;
+  epsilon: number;
+  evaluation: Record<string, unknown> | null;
+}
+
+export interface DecisionItem {
+  id: number;
+  at: string;
+  outcome: string;
+  rule: string | null;
+  reason: string;
+  round: number | null;
+}
+
+export const rounds = async (client: DaemonClient): Promise<RoundItem[]> =>
+  (await client.get('/v1/admin/rounds')) as RoundItem[];
+export const versions = async (client: DaemonClient): Promise<VersionItem[]> =>
+  (await client.get('/v1/admin/versions')) as VersionItem[];
+
+export async function decisions(options: { whyNot?: boolean }, client: DaemonClient): Promise<DecisionItem[]> {
+  if (options.whyNot) throw laterVersion('decisions --why-not');
+  return (await client.get('/v1/admin/decisions')) as DecisionItem[];
+}
+
+const kinds = (actions: unknown[]): string => actions.map(a => Object.keys(a as object)[0]).join('+');
+
+export const humanRounds = (items: RoundItem[]): string =>
+  items.length === 0
+    ? 'no rounds yet'
+    : table([
+        ['id', 'state', 'actions', 'parent', 'candidate', 'epsilon', 'started', 'reason'],
+        ...items.map(r => [
+          r.id,
+          r.state,
+          kinds(r.actions),
+          r.parent,
+          r.candidate,
+          short(r.epsilon),
+          r.started_at,
+          r.reason,
+        ]),
+      ]);
+
+export const humanVersions = (items: VersionItem[]): string =>
+  table([
+    ['version', 'parent', 'epsilon', 'f1', 'perplexity', 'size MB', 'tokens/s', 'created', 'sha256'],
+    ...items.map(v => [
+      v.version,
+      v.parent,
+      short(v.epsilon),
+      short(v.evaluation?.f1),
+      short(v.evaluation?.perplexity),
+      short(v.evaluation?.size_mb),
+      short(v.evaluation?.tokens_per_second),
+      v.created_at,
+      v.sha256.slice(0, 12),
+    ]),
+  ]);
+
+export const humanDecisions = (items: DecisionItem[]): string =>
+  items.length === 0
+    ? 'no decisions yet'
+    : table([
+        ['id', 'at', 'outcome', 'rule', 'round', 'reason'],
+        ...items.map(d => [d.id, d.at, d.outcome, d.rule, d.round, d.reason]),
+      ]);
