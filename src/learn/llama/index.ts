@@ -1,0 +1,11 @@
+export { FeatureExtractor, type FeatureOptions } from './features.ts';
+export {
+  type GenerateOptions,
+  type GenerateOutcome,
+  Generator,
+  type GeneratorOptions,
+  type LogitBias,
+} from './generator.ts';
+export { type LabelScore, type LabelScoreOptions, labelTrie } from './labels.ts';
+export { GgufModel, openGguf } from './runtime.ts';
+export { StreamingText } from './text.ts';
