@@ -1,0 +1,45 @@
+/** The frames between a compute worker and its parent. Plain data (structured clone); big arrays stay in files that both sides name. */
+import { asLearndError, type ErrorCode, LearndError } from '../../base/errors.ts';
+
+export interface WireError {
+  readonly code: ErrorCode;
+  readonly message: string;
+  readonly field?: string;
+  readonly hint?: string;
+  readonly retriable: boolean;
+  readonly data?: Record<string, unknown>;
+}
+
+export type ToWorker =
+  | { readonly id: number; readonly job: string; readonly input: unknown }
+  /** Ends the job as soon as it looks up; it answers with a `canceled` error, or with its result when it was done first. */
+  | { readonly cancel: number };
+
+export type FromWorker =
+  | { readonly ready: true; readonly priority: number }
+  | { readonly id: number; readonly progress: Progress }
+  | { readonly id: number; readonly result: unknown }
+  | { readonly id: number; readonly error: WireError };
+
+/** How far a job is. `done` of `total` in the job's own unit (steps, texts, layers). */
+export interface Progress {
+  readonly stage: string;
+  readonly done: number;
+  readonly total: number;
+  /** Mean training loss of the step, seconds, tokens/s …: numbers for people, not released under privacy. */
+  readonly facts?: Readonly<Record<string, number>>;
+}
+
+export function toWire(thrown: unknown): WireError {
+  const error = asLearndError(thrown);
+  return {
+    code: error.code,
+    message: error.message,
+    ...(error.field === undefined ? {} : { field: error.field }),
+    ...(error.hint === undefined ? {} : { hint: error.hint }),
+    retriable: error.retriable,
+    ...(error.data === undefined ? {} : { data: error.data }),
+  };
+}
+
+export const fromWire = (error: WireError): LearndError => new LearndError(error.code, error.message, error);
