@@ -42,8 +42,11 @@ create table feedback (
   value smallint,
   comment text,
   response_id text,
+  -- sha256 of what is compared for exact duplicates, and the bottom-k sketch for near ones (src/loop/curate/); within a unit only.
+  content_hash bytea not null,
+  sketch bytea,
   split text not null check (split in ('train', 'holdout')),
-  -- Why the row may not be trained on ('undeclared', 'duplicate', 'near_duplicate', 'consent', 'own_output', 'unmatched'); null: it may.
+  -- Why the row may not be trained on ('undeclared', 'duplicate', 'near_duplicate', 'consent', 'own_output', 'unmatched', 'other_user'); null: it may.
   excluded text,
   received_at timestamptz not null default now(),
   -- Predict, then learn: what the live version said before the row could be trained on. 'sampled out' leaves predicted null.
@@ -51,7 +54,8 @@ create table feedback (
   predicted text,
   scored_at timestamptz
 );
-create index feedback_unit on feedback (unit);
+create index feedback_unit on feedback (unit, id);
+create index feedback_unmatched on feedback (response_id) where excluded = 'unmatched';
 create index feedback_unscored on feedback (id) where scored_at is null and kind = 'label' and excluded is null;
 
 create table documents (
@@ -69,6 +73,7 @@ create table documents (
   license text,
   published_at timestamptz,
   content_hash bytea not null,
+  sketch bytea,
   split text not null check (split in ('train', 'holdout')),
   excluded text,
   received_at timestamptz not null default now(),
@@ -78,7 +83,8 @@ create table documents (
   bytes int,
   scored_at timestamptz
 );
-create index documents_unit on documents (unit);
+create index documents_unit on documents (unit, id);
+create index documents_public_content on documents (content_hash) where public;
 create index documents_unscored on documents (id) where scored_at is null and excluded is null;
 
 create table kafka_offsets (
@@ -127,6 +133,9 @@ create table exchanges (
   created_at timestamptz not null default now()
 );
 create index exchanges_user on exchanges (user_id) where user_id is not null;
+-- The model's own output must be recognised when it comes back as a document.
+create index exchanges_output on exchanges (md5(btrim(output)));
+create index exchanges_recent on exchanges (created_at);
 
 create table keys (
   hash text primary key,
