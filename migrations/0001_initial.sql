@@ -43,7 +43,7 @@ create table feedback (
   comment text,
   response_id text,
   -- sha256 of what is compared for exact duplicates, and the bottom-k sketch for near ones (src/loop/curate/); within a unit only.
-  content_hash bytea not null,
+  content_hash bytea,
   sketch bytea,
   split text not null check (split in ('train', 'holdout')),
   -- Why the row may not be trained on ('undeclared', 'duplicate', 'near_duplicate', 'consent', 'own_output', 'unmatched', 'other_user'); null: it may.
