@@ -3,39 +3,33 @@ import { asLearndError, oneLine } from '../base/errors.ts';
 
 /** What every command shares: one JSON document on standard output with --json, one clear line on failure, exit codes. */
 
-export interface Outcome<T> {
-  readonly result: T;
+/** What a command has to say: to a program, and to a person. */
+export interface Reply {
+  readonly json: unknown;
+  readonly text: string;
   /** Non-zero for a command that worked and found something wrong (policy check). */
   readonly exitCode?: number;
 }
 
-export function print<T>(json: boolean, result: T, human: (result: T) => string): void {
-  const text = json ? JSON.stringify(result) : human(result);
-  process.stdout.write(text.endsWith('\n') ? text : `${text}\n`);
-}
+export const reply = <T>(json: T, text: (result: T) => string, exitCode = 0): Reply => ({
+  json,
+  text: text(json),
+  exitCode,
+});
 
-/** Runs an action; a thrown error becomes one line on standard error and exit code 1 (2 for wrong usage). */
-export function action<T>(
+/** Binds a command to its work; a thrown error becomes one line on standard error and exit code 1 (2 for wrong input). */
+export function action(
   command: Command,
-  work: (args: string[], options: Record<string, unknown>, command: Command) => Promise<T | Outcome<T>>,
-  human: (result: T) => string,
+  work: (args: string[], options: Record<string, unknown>) => Promise<Reply>,
 ): void {
   command.option('--json', 'print one JSON document on standard output');
   command.action(async (...given: unknown[]) => {
-    const self = given.at(-1) as Command;
     const options = given.at(-2) as Record<string, unknown>;
-    const args = given.slice(0, -2).flat() as string[];
     try {
-      const done = await work(args, options, self);
-      const outcome =
-        done !== null &&
-        typeof done === 'object' &&
-        'result' in done &&
-        Object.keys(done).every(k => k === 'result' || k === 'exitCode')
-          ? (done as Outcome<T>)
-          : { result: done as T };
-      print(options.json === true, outcome.result, human);
-      process.exitCode = outcome.exitCode ?? 0;
+      const said = await work(given.slice(0, -2).flat() as string[], options);
+      const text = options.json === true ? JSON.stringify(said.json) : said.text;
+      process.stdout.write(text.endsWith('\n') ? text : `${text}\n`);
+      process.exitCode = said.exitCode ?? 0;
     } catch (error) {
       fail(error);
     }
