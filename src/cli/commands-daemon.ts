@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { laterVersion } from '../base/errors.ts';
-import { action, fail, integer, reply } from './frame.ts';
+import { action, fail, integer, later, reply } from './frame.ts';
 
 /** Commands that start a daemon or talk to one. Each loads its file when it is asked for, so that `--help` costs no model library. */
 
@@ -13,16 +13,6 @@ async function client(options: Options) {
 }
 
 const withData = (command: Command): Command => command.option('--data <dir>', "the daemon's data directory");
-
-/** A command whose contract is fixed and which is not built: refused by name. */
-export function later(parent: Command, name: string, description: string): void {
-  parent
-    .command(name)
-    .description(`${description} (not in this version)`)
-    .allowUnknownOption()
-    .allowExcessArguments()
-    .action(() => fail(laterVersion(`${parent.name() === 'learnd' ? '' : `${parent.name()} `}${name}`)));
-}
 
 function start(program: Command): void {
   program

@@ -1,6 +1,5 @@
 import { type Command, Option } from 'commander';
-import { later } from './commands-daemon.ts';
-import { action, integer, number, reply } from './frame.ts';
+import { action, integer, later, number, reply } from './frame.ts';
 
 /** Commands that need no daemon: policies, training, tokenizers, evaluation, drift, privacy, export, compression. */
 

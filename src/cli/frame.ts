@@ -1,5 +1,5 @@
 import { type Command, InvalidArgumentError } from 'commander';
-import { asLearndError, oneLine } from '../base/errors.ts';
+import { asLearndError, laterVersion, oneLine } from '../base/errors.ts';
 
 /** What every command shares: one JSON document on standard output with --json, one clear line on failure, exit codes. */
 
@@ -34,6 +34,16 @@ export function action(
       fail(error);
     }
   });
+}
+
+/** A command whose contract is fixed and which is not built: refused by name. */
+export function later(parent: Command, name: string, description: string): void {
+  parent
+    .command(name)
+    .description(`${description} (not in this version)`)
+    .allowUnknownOption()
+    .allowExcessArguments()
+    .action(() => fail(laterVersion(`${parent.name() === 'learnd' ? '' : `${parent.name()} `}${name}`)));
 }
 
 export function fail(error: unknown): void {

@@ -1,4 +1,3 @@
-import { laterVersion } from '../base/errors.ts';
 import type { DaemonClient } from './client.ts';
 import { short, table } from './frame.ts';
 
@@ -40,10 +39,8 @@ export const rounds = async (client: DaemonClient): Promise<RoundItem[]> =>
 export const versions = async (client: DaemonClient): Promise<VersionItem[]> =>
   (await client.get('/v1/admin/versions')) as VersionItem[];
 
-export async function decisions(options: { whyNot?: boolean }, client: DaemonClient): Promise<DecisionItem[]> {
-  if (options.whyNot) throw laterVersion('decisions --why-not');
-  return (await client.get('/v1/admin/decisions')) as DecisionItem[];
-}
+export const decisions = async (client: DaemonClient): Promise<DecisionItem[]> =>
+  (await client.get('/v1/admin/decisions')) as DecisionItem[];
 
 const kinds = (actions: unknown[]): string => actions.map(a => Object.keys(a as object)[0]).join('+');
 
