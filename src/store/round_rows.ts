@@ -1,0 +1,137 @@
+import type { Queryable } from './database.ts';
+
+/**
+ * The frozen training view of a round (`round_rows`) and the held-out rows it is judged by. A view is only ever narrowed: rows
+ * erased or excluded after it was frozen are gone from what these functions return.
+ */
+
+export interface TaskLabels {
+  readonly name: string;
+  readonly labels: readonly string[];
+}
+
+/** What the monitor has scored or decided not to score ("predict, then learn"), may be trained on, and is not held out. */
+const MAY_TRAIN = `split = 'train' and excluded is null and scored_at is not null`;
+
+/**
+ * Freezes the labelled rows of the declared tasks: all eligible ones, old and new, at most `perUnit` newest of each unit and
+ * task. The choice looks at one unit's rows only, so no unit's data decides about another's.
+ */
+export async function freezeLabels(
+  db: Queryable,
+  round: number,
+  tasks: readonly TaskLabels[],
+  perUnit: number,
+): Promise<number> {
+  let count = 0;
+  for (const task of tasks) {
+    const { rowCount } = await db.query(
+      `insert into round_rows (round, kind, row_id)
+       select $1, 'feedback', id from (
+         select id, row_number() over (partition by unit order by received_at desc, id desc) as nth
+         from feedback where kind = 'label' and task = $2 and label = any($3) and text is not null and ${MAY_TRAIN}) as r
+       where nth <= $4
+       on conflict do nothing`,
+      [round, task.name, task.labels, perUnit],
+    );
+    count += rowCount;
+  }
+  return count;
+}
+
+/** Freezes the eligible documents, at most `perUnit` newest of each unit; `publicOnly`: of sources declared public. */
+export async function freezeDocuments(
+  db: Queryable,
+  round: number,
+  options: { perUnit: number; publicOnly: boolean },
+): Promise<number> {
+  // A public document is no one's private unit: all of them count.
+  const { rowCount } = await db.query(
+    `insert into round_rows (round, kind, row_id)
+     select $1, 'document', id from (
+       select id, row_number() over (partition by unit order by received_at desc, id desc) as nth
+       from documents where ${MAY_TRAIN} and (public or not $3)) as r
+     where $3 or nth <= $2
+     on conflict do nothing`,
+    [round, options.perUnit, options.publicOnly],
+  );
+  return rowCount;
+}
+
+/** Whether anything eligible comes from a source that is not declared public: "epsilon: none" is refused on it. */
+export async function privateDocuments(db: Queryable): Promise<{ total: number; public: number }> {
+  const { rows } = await db.query<{ total: number; public: number }>(
+    `select count(*) as total, count(*) filter (where public) as public from documents where ${MAY_TRAIN}`,
+  );
+  return rows[0]!;
+}
+
+export interface LabelRow {
+  readonly unit: string;
+  readonly text: string;
+  readonly label: string;
+}
+
+/** Labels of the view, by unit. */
+export async function viewLabels(db: Queryable, round: number, task: string): Promise<LabelRow[]> {
+  const { rows } = await db.query<LabelRow>(
+    `select f.unit, f.text, f.label from round_rows r join feedback f on f.id = r.row_id
+     where r.round = $1 and r.kind = 'feedback' and f.task = $2 and f.text is not null
+       and f.split = 'train' and f.excluded is null
+     order by f.unit, f.id`,
+    [round, task],
+  );
+  return rows;
+}
+
+export interface DocumentRow {
+  readonly id: number;
+  readonly unit: string;
+  readonly text: string;
+  readonly public: boolean;
+}
+
+/** Documents of the view, by unit. */
+export async function viewDocuments(db: Queryable, round: number): Promise<DocumentRow[]> {
+  const { rows } = await db.query<DocumentRow>(
+    `select d.id, d.unit, d.text, d.public from round_rows r join documents d on d.id = r.row_id
+     where r.round = $1 and r.kind = 'document' and d.split = 'train' and d.excluded is null
+     order by d.unit, d.id`,
+    [round],
+  );
+  return rows;
+}
+
+/** The newest held-out documents, newest first. */
+export async function holdoutDocuments(db: Queryable, limit: number): Promise<DocumentRow[]> {
+  const { rows } = await db.query<DocumentRow>(
+    `select id, unit, text, public from documents where split = 'holdout' and excluded is null
+     order by received_at desc, id desc limit $1`,
+    [limit],
+  );
+  return rows;
+}
+
+export interface HoldoutLabel extends LabelRow {
+  readonly id: number;
+}
+
+/** The newest held-out labels of a task, newest first; only labels that are declared. */
+export async function holdoutLabels(db: Queryable, task: TaskLabels, limit: number): Promise<HoldoutLabel[]> {
+  const { rows } = await db.query<HoldoutLabel>(
+    `select id, unit, text, label from feedback
+     where kind = 'label' and task = $1 and label = any($2) and text is not null and split = 'holdout' and excluded is null
+     order by received_at desc, id desc limit $3`,
+    [task.name, task.labels, limit],
+  );
+  return rows;
+}
+
+/** Texts of documents whose source is declared public, newest first: calibration without privacy cost. */
+export async function publicTexts(db: Queryable, limit: number): Promise<string[]> {
+  const { rows } = await db.query<{ text: string }>(
+    `select text from documents where public and excluded is null and split = 'train' order by id desc limit $1`,
+    [limit],
+  );
+  return rows.map(row => row.text);
+}
