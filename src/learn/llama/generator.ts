@@ -92,7 +92,7 @@ export class Generator {
     return this.#active;
   }
 
-  /** Throws 'too_large' when the prompt leaves no room for one token, 'invalid' when it is empty. */
+  /** Throws 'invalid' (data.code context_length_exceeded) when the prompt leaves no room for one token, and when it is empty. */
   async generate(options: GenerateOptions): Promise<GenerateOutcome> {
     const prompt = options.tokens as readonly Token[];
     if (prompt.length === 0) throw new LearndError('invalid', 'the prompt has no tokens', { field: 'input' });
@@ -104,6 +104,7 @@ export class Generator {
         {
           field: 'input',
           hint: 'Shorten the input, or ask for truncation: "auto".',
+          data: { code: 'context_length_exceeded' },
         },
       );
     }

@@ -1,30 +1,7 @@
 /** What the daemon and the engine process say to each other. Plain data only: it crosses an IPC channel (structured clone). */
+import type { VersionFiles } from '../../learn/model/version.ts';
 
-export interface HeadFiles {
-  /** Safetensors of the head: `weight` [labels, hidden], `bias` [labels], `mean` and `scale` [hidden]. */
-  readonly file: string;
-  /** Truncated GGUF (architecture llama-embed) that the features come from; the same file training used. */
-  readonly features: string;
-  readonly layer: number;
-  readonly labels: readonly string[];
-}
-
-/** Where the parts of one version lie on this machine. Paths are absolute. */
-export interface VersionFiles {
-  /** `name@N`. */
-  readonly version: string;
-  /** sha256 of the manifest. */
-  readonly sha256: string;
-  /** GGUF with full weights, or of the base when `adapter` is set. */
-  readonly model: string;
-  /** GGUF LoRA. */
-  readonly adapter?: { readonly path: string; readonly scale: number };
-  /** Added to the logits before anything else: [token id, logit]. */
-  readonly logitBias?: ReadonlyArray<readonly [number, number]>;
-  readonly heads: Readonly<Record<string, HeadFiles>>;
-  /** Jinja; the GGUF's own when absent. */
-  readonly chatTemplate?: string;
-}
+export type { VersionFiles };
 
 export interface EngineMessage {
   readonly role: 'system' | 'user' | 'assistant';
@@ -62,8 +39,10 @@ export interface ClassifyRequest {
   readonly version: string;
   readonly task: string;
   readonly texts: readonly string[];
-  /** In declared order. With a head whose labels cover them the head answers, else the language model scores the names. */
+  /** In the order to answer in. */
   readonly labels: readonly string[];
+  /** They are the task's declared ones: the version's head answers even if some were declared after it learned. Else it must know all. */
+  readonly declared: boolean;
 }
 
 export interface ClassifyResult {
@@ -117,6 +96,7 @@ export interface WireError {
   readonly field?: string;
   readonly hint?: string;
   readonly retriable: boolean;
+  readonly data?: Record<string, unknown>;
 }
 
 export type ToEngine =
