@@ -40,6 +40,8 @@ export interface EmbeddedOptions {
   settings?: Readonly<Record<string, string>>;
   /** Folder with initdb and postgres; default: the embedded package. */
   binaries?: string;
+  /** Further words for initdb, on a first start. */
+  initdb?: readonly string[];
 }
 
 const USER = 'learnd';
@@ -87,7 +89,14 @@ const freePort = (): Promise<number> =>
   });
 
 /** initdb into a folder of its own, then one rename: a folder called `pg` is always a finished one. */
-function initialize(options: { data: string; folder: string; binaries: string; launcher: Launcher; password: string }) {
+function initialize(options: {
+  data: string;
+  folder: string;
+  binaries: string;
+  launcher: Launcher;
+  password: string;
+  words: readonly string[];
+}) {
   const { data, folder, launcher } = options;
   for (const left of readdirSync(data)) {
     const by = /^pg\.(?:init|secret)-(\d+)$/.exec(left)?.[1];
@@ -106,6 +115,7 @@ function initialize(options: { data: string; folder: string; binaries: string; l
       join(options.binaries, 'initdb'),
       ...['-D', fresh, '-U', USER, '--locale=C', '-E', 'UTF8', '--no-instructions'],
       ...['--auth-host=scram-sha-256', '--auth-local=scram-sha-256', `--pwfile=${join(secret, 'password')}`],
+      ...options.words,
     ];
     const run = spawnSync(words[0]!, words.slice(1), { encoding: 'utf8', env: environment(), cwd: data });
     if (run.status !== 0) {
@@ -156,7 +166,7 @@ async function startClaimed(options: EmbeddedOptions, release: () => void): Prom
     writeSecret(passwordFile, randomBytes(24).toString('base64url'));
   }
   const password = readFileSync(passwordFile, 'utf8').trim();
-  if (!existsSync(folder)) initialize({ data, folder, binaries, launcher, password });
+  if (!existsSync(folder)) initialize({ data, folder, binaries, launcher, password, words: options.initdb ?? [] });
   giveTo(launcher, folder);
 
   const settings = Object.entries({ ...SETTINGS, ...options.settings }).flatMap(([k, v]) => ['-c', `${k}=${v}`]);

@@ -60,7 +60,9 @@ async function startServer(kind: ServerKind): Promise<Server> {
       data,
       log: testLog,
       binaries: kind === 'server' ? installedServer() : undefined,
-      settings: { fsync: 'off', full_page_writes: 'off' }, // a test's data need not survive the machine
+      // A test's data need not survive the machine.
+      settings: { fsync: 'off', full_page_writes: 'off' },
+      initdb: ['--no-sync'],
     });
     url = server.url;
     stop = async () => {
