@@ -1,0 +1,180 @@
+import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { LearndError } from '../../../base/errors.ts';
+import { readTokenizerJson } from '../tokenizer/hf-json.ts';
+import type { Checkpoint, HostTensor, ModelConfig, Tokenizer, WeightSource } from '../types.ts';
+import { checkShapes, expectedShapes } from './llama-layout.ts';
+import { SafetensorsFile } from './safetensors-read.ts';
+
+/** A model opened from a folder as transformers saves it. */
+export interface FolderCheckpoint extends Checkpoint {
+  readonly kind: 'folder';
+}
+
+const MAX_JSON = 256 << 20;
+
+/** A JSON object from a file; undefined where there is none. */
+export function readJsonObject(path: string): Record<string, unknown> | undefined {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (stat === undefined) return undefined;
+  if (stat.size > MAX_JSON) throw damaged(path, `${stat.size} bytes is more than learnd reads`);
+  try {
+    const value: unknown = JSON.parse(readFileSync(path, 'utf8'));
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+  } catch (cause) {
+    throw damaged(path, `not JSON: ${(cause as Error).message}`);
+  }
+  throw damaged(path, 'not a JSON object');
+}
+
+function damaged(path: string, what: string, field?: string): LearndError {
+  return new LearndError('corrupt', `${path}: ${field === undefined ? '' : `${field}: `}${what}`, {
+    field,
+    hint: 'The file is damaged or incomplete: fetch or export the model again.',
+    retriable: false,
+  });
+}
+
+function unsupported(path: string, field: string, what: string): LearndError {
+  return new LearndError('invalid', `${path}: ${field}: ${what}`, {
+    field,
+    hint: 'learnd trains Llama-family decoders: RMSNorm, plain RoPE, SwiGLU, grouped-query attention.',
+    retriable: false,
+  });
+}
+
+/** config.json of LlamaForCausalLM, Qwen2ForCausalLM or MistralForCausalLM without a sliding window. */
+export function configFromJson(path: string, json: Record<string, unknown>): ModelConfig {
+  const number = (key: string, fallback?: number): number => {
+    const value = json[key] ?? fallback;
+    if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0) {
+      throw damaged(path, `${JSON.stringify(value)} is not a positive number`, key);
+    }
+    return value;
+  };
+  const count = (key: string, fallback?: number): number => {
+    const value = number(key, fallback);
+    if (!Number.isInteger(value) || value > 2 ** 31) throw damaged(path, `${value} is not a count`, key);
+    return value;
+  };
+  const type = json.model_type;
+  if (type !== 'llama' && type !== 'qwen2' && type !== 'mistral') {
+    throw unsupported(path, 'model_type', `'${String(type)}' is not llama, qwen2 or mistral`);
+  }
+  if ((json.hidden_act ?? 'silu') !== 'silu') throw unsupported(path, 'hidden_act', String(json.hidden_act));
+  const rope = (json.rope_parameters ?? json.rope_scaling ?? {}) as Record<string, unknown>;
+  const scaling = rope.rope_type ?? rope.type ?? 'default';
+  if (scaling !== 'default') throw unsupported(path, 'rope_scaling', `${String(scaling)} scaling of positions`);
+  if (type === 'mistral' && json.sliding_window != null) throw unsupported(path, 'sliding_window', 'a sliding window');
+  if (json.use_sliding_window === true) throw unsupported(path, 'use_sliding_window', 'a sliding window');
+  if (json.mlp_bias === true) throw unsupported(path, 'mlp_bias', 'biases in the feed-forward layers');
+  if (type !== 'qwen2' && json.attention_bias === true) {
+    throw unsupported(path, 'attention_bias', 'a bias on the output projection');
+  }
+  const layers = count('num_hidden_layers');
+  if (layers > 4096) throw damaged(path, `${layers} layers`, 'num_hidden_layers');
+  const hidden = count('hidden_size');
+  const heads = count('num_attention_heads');
+  const kvHeads = count('num_key_value_heads', heads);
+  const headDim = count('head_dim', hidden / heads);
+  if (heads % kvHeads !== 0 || headDim % 2 !== 0) {
+    throw damaged(path, `${heads} heads, ${kvHeads} key-value heads of ${headDim}`, 'num_attention_heads');
+  }
+  const theta = typeof rope.rope_theta === 'number' ? rope.rope_theta : undefined;
+  return {
+    vocabSize: count('vocab_size'),
+    hidden,
+    layers,
+    heads,
+    kvHeads,
+    headDim,
+    ffn: new Array<number>(layers).fill(count('intermediate_size')),
+    contextLength: count('max_position_embeddings', 2048),
+    ropeTheta: number('rope_theta', theta ?? 10_000),
+    rmsEps: number('rms_norm_eps', 1e-6),
+    tied: json.tie_word_embeddings === true,
+    attentionBias: type === 'qwen2',
+  };
+}
+
+class SafetensorsWeights implements WeightSource {
+  readonly #files: ReadonlyMap<string, SafetensorsFile>;
+  readonly #names: string[];
+  constructor(files: ReadonlyMap<string, SafetensorsFile>, names: string[]) {
+    this.#files = files;
+    this.#names = names;
+  }
+  names(): string[] {
+    return [...this.#names];
+  }
+  #file(name: string): SafetensorsFile {
+    const file = this.#files.get(name);
+    if (file === undefined) throw new LearndError('not_found', `the model has no tensor ${name}`, { retriable: false });
+    return file;
+  }
+  shape(name: string): readonly number[] {
+    return this.#file(name).tensors.get(name)!.shape;
+  }
+  read(name: string): HostTensor {
+    const file = this.#file(name);
+    return { shape: file.tensors.get(name)!.shape, data: file.float(name) };
+  }
+}
+
+/** The safetensors files of a folder: those its index names, else every one. */
+function weightFiles(folder: string): Map<string, SafetensorsFile> {
+  const index = readJsonObject(join(folder, 'model.safetensors.index.json'));
+  const map = index?.weight_map;
+  const names =
+    map !== undefined
+      ? [...new Set(Object.values(map as Record<string, unknown>).map(String))]
+      : readdirSync(folder).filter(name => name.endsWith('.safetensors'));
+  const byTensor = new Map<string, SafetensorsFile>();
+  for (const name of names.sort()) {
+    if (name.includes('/') || name.includes('\\')) throw damaged(folder, `the index names the file '${name}'`);
+    const file = new SafetensorsFile(join(folder, name));
+    for (const tensor of file.tensors.keys()) byTensor.set(tensor, file);
+  }
+  return byTensor;
+}
+
+/** Opens a folder with config.json, *.safetensors (one, or several with an index) and tokenizer.json. */
+export function openFolder(folder: string): FolderCheckpoint {
+  const configPath = join(folder, 'config.json');
+  const json = readJsonObject(configPath);
+  if (json === undefined) {
+    throw new LearndError('not_found', `${folder} has no config.json`, {
+      hint: 'A model folder has config.json, *.safetensors and tokenizer.json.',
+      retriable: false,
+    });
+  }
+  const config = configFromJson(configPath, json);
+  const files = weightFiles(folder);
+  checkShapes(folder, config, name => files.get(name)?.tensors.get(name)?.shape);
+  const tokenizerConfig = readJsonObject(join(folder, 'tokenizer_config.json')) ?? {};
+  let tokenizer: Tokenizer | undefined;
+  return {
+    kind: 'folder',
+    path: folder,
+    config,
+    weights: new SafetensorsWeights(files, [...expectedShapes(config).keys()]),
+    get tokenizer() {
+      tokenizer ??= readTokenizerJson(join(folder, 'tokenizer.json'), tokenizerConfig, json);
+      return tokenizer;
+    },
+    chatTemplate: chatTemplateOf(folder, tokenizerConfig),
+    metadata: { config: json, tokenizer_config: tokenizerConfig },
+  };
+}
+
+/** transformers keeps the template in tokenizer_config.json, newer ones in chat_template.jinja. */
+function chatTemplateOf(folder: string, tokenizerConfig: Record<string, unknown>): string | undefined {
+  const template = tokenizerConfig.chat_template;
+  if (typeof template === 'string') return template;
+  if (Array.isArray(template)) {
+    const named = template.find(entry => (entry as { name?: unknown })?.name === 'default');
+    if (typeof named?.template === 'string') return named.template;
+  }
+  const path = join(folder, 'chat_template.jinja');
+  return statSync(path, { throwIfNoEntry: false }) ? readFileSync(path, 'utf8') : undefined;
+}

@@ -1,0 +1,92 @@
+import type { HostTensor, WeightSource } from '../types.ts';
+import type { GgmlType } from './ggml.ts';
+import { gatherRows } from './llama-layout.ts';
+
+/** A tensor as stored: whole rows of blocks, in Hugging Face row order, so it can be copied without requantizing. */
+export interface RawTensor {
+  readonly type: GgmlType;
+  readonly shape: readonly number[];
+  bytes(): Uint8Array;
+}
+
+/** Weights that may also be had as they are stored. */
+export interface RawWeightSource extends WeightSource {
+  /** undefined where the stored form cannot be copied (another file format, a tensor that changed). */
+  raw(name: string): RawTensor | undefined;
+}
+
+const hasRaw = (source: WeightSource): source is RawWeightSource => 'raw' in source;
+
+export const rawOf = (source: WeightSource, name: string): RawTensor | undefined =>
+  hasRaw(source) ? source.raw(name) : undefined;
+
+/** Where a tensor of an edited model comes from. */
+export type Origin =
+  | { readonly kind: 'same'; readonly name: string }
+  | { readonly kind: 'rows'; readonly name: string; readonly rows: ArrayLike<number> }
+  | { readonly kind: 'made'; readonly shape: readonly number[]; readonly make: () => HostTensor };
+
+/**
+ * A model made of another one: tensors kept (under another name, or some of their rows) stay as stored and are copied raw on
+ * export; only those made anew are ever encoded again.
+ */
+export class EditedWeights implements RawWeightSource {
+  readonly #base: WeightSource;
+  readonly #origins: ReadonlyMap<string, Origin>;
+
+  constructor(base: WeightSource, origins: ReadonlyMap<string, Origin>) {
+    this.#base = base;
+    this.#origins = origins;
+  }
+
+  /** `changes` laid over `base`; everything else as it is. */
+  static overlay(base: WeightSource, changes: ReadonlyMap<string, HostTensor>): EditedWeights {
+    const origins = new Map<string, Origin>();
+    for (const name of base.names()) origins.set(name, { kind: 'same', name });
+    for (const [name, tensor] of changes) {
+      if (!origins.has(name)) throw new Error(`overlay: ${name} is not a tensor of the base model`);
+      if (base.shape(name).join() !== tensor.shape.join()) throw new Error(`overlay: ${name} has another shape`);
+      origins.set(name, { kind: 'made', shape: tensor.shape, make: () => tensor });
+    }
+    return new EditedWeights(base, origins);
+  }
+
+  #origin(name: string): Origin {
+    const origin = this.#origins.get(name);
+    if (origin === undefined) throw new Error(`${name} is not a tensor of this model`);
+    return origin;
+  }
+
+  names(): string[] {
+    return [...this.#origins.keys()];
+  }
+
+  shape(name: string): readonly number[] {
+    const origin = this.#origin(name);
+    if (origin.kind === 'made') return origin.shape;
+    const shape = this.#base.shape(origin.name);
+    return origin.kind === 'same' ? shape : [origin.rows.length, ...shape.slice(1)];
+  }
+
+  read(name: string): HostTensor {
+    const origin = this.#origin(name);
+    if (origin.kind === 'made') return origin.make();
+    const tensor = this.#base.read(origin.name);
+    if (origin.kind === 'same') return tensor;
+    return { shape: this.shape(name), data: gatherRows(tensor.data, origin.rows, tensor.shape[0]!) };
+  }
+
+  /** The stored type of the tensor this one comes from or was made in place of; undefined when unknown. */
+  raw(name: string): RawTensor | undefined {
+    const origin = this.#origin(name);
+    if (origin.kind === 'made') return undefined;
+    const raw = rawOf(this.#base, origin.name);
+    if (raw === undefined || origin.kind === 'same') return raw;
+    const rows = origin.rows;
+    return {
+      type: raw.type,
+      shape: this.shape(name),
+      bytes: () => gatherRows(raw.bytes(), rows, raw.shape[0]!),
+    };
+  }
+}
