@@ -1,0 +1,158 @@
+import type { Tensor } from '../../tensor/backend.ts';
+import { tensorflow } from '../../tensor/backend.ts';
+import { batchMatMul } from '../../tensor/native.ts';
+import type { EngineAdapter, EngineModel } from './model.ts';
+import { layerName } from './model.ts';
+import type { GradientSink } from './ops.ts';
+import {
+  joinHeads,
+  linear,
+  linearBackward,
+  rmsNorm,
+  rmsNormBackward,
+  rotate,
+  rotateBackward,
+  splitHeads,
+} from './ops.ts';
+
+/** What a block keeps for its backward pass. All tensors; disposed by `disposeSaved`. */
+export type Saved = Record<
+  | 'unit1'
+  | 'inverse1'
+  | 'h1'
+  | 'q'
+  | 'k'
+  | 'v'
+  | 'probabilities'
+  | 'context'
+  | 'unit2'
+  | 'inverse2'
+  | 'h2'
+  | 'gate'
+  | 'up'
+  | 'inner',
+  Tensor
+>;
+
+export interface BlockShape {
+  readonly batch: number;
+  readonly length: number;
+}
+
+/**
+ * One decoder block on rows [batch * length, hidden]. Right-padded sequences need no mask beyond the causal one: a real
+ * position never looks at a later one, and a padded position's output carries no loss.
+ * @returns the block's output and, when `save`, what `blockBackward` needs. Not inside a tidy of its own: the caller's.
+ */
+export function blockForward(
+  model: EngineModel,
+  adapter: EngineAdapter | undefined,
+  layer: number,
+  x: Tensor,
+  { batch, length }: BlockShape,
+): { y: Tensor; saved: Saved } {
+  const tf = tensorflow();
+  const { heads, kvHeads, headDim, rmsEps } = model.config;
+  const group = heads / kvHeads;
+  const rope = model.rope(length);
+
+  const norm1 = rmsNorm(x, model.parameter(layerName(layer, 'input_layernorm.weight')), rmsEps);
+  const project = (kind: string, count: number) =>
+    splitHeads(linear(model, adapter, layer, kind, norm1.y), batch, length, count, headDim);
+  // Query heads that share a key head are stacked along the length: one product a key head, no copies of keys or values.
+  const q = tf.reshape(rotate(project('self_attn.q_proj', heads), rope.qCos, rope.qSin), [
+    batch * kvHeads,
+    group * length,
+    headDim,
+  ]);
+  const k = tf.reshape(rotate(project('self_attn.k_proj', kvHeads), rope.kCos, rope.kSin), [
+    batch * kvHeads,
+    length,
+    headDim,
+  ]);
+  const v = tf.reshape(project('self_attn.v_proj', kvHeads), [batch * kvHeads, length, headDim]);
+  const scores = tf.reshape(batchMatMul(q, k, false, true), [batch * heads, length, length]);
+  const softmax = tf.softmax(tf.add(scores, model.causalMask(length)));
+  const probabilities = tf.reshape(softmax, [batch * kvHeads, group * length, length]);
+  const context = joinHeads(batchMatMul(probabilities, v), batch, length, heads, headDim);
+  const middle = tf.add(x, linear(model, adapter, layer, 'self_attn.o_proj', context));
+
+  const norm2 = rmsNorm(middle, model.parameter(layerName(layer, 'post_attention_layernorm.weight')), rmsEps);
+  const gate = linear(model, adapter, layer, 'mlp.gate_proj', norm2.y);
+  const up = linear(model, adapter, layer, 'mlp.up_proj', norm2.y);
+  const inner = tf.mul(tf.mul(gate, tf.sigmoid(gate)), up);
+  const y = tf.add(middle, linear(model, adapter, layer, 'mlp.down_proj', inner));
+  const saved = {
+    ...{ unit1: norm1.unit, inverse1: norm1.inverse, h1: norm1.y, q, k, v, probabilities, context },
+    ...{ unit2: norm2.unit, inverse2: norm2.inverse, h2: norm2.y, gate, up, inner },
+  };
+  return { y, saved };
+}
+
+/** The gradient with respect to the block's input, given that of its output; parameters' gradients go to `sink`. */
+export function blockBackward(
+  model: EngineModel,
+  adapter: EngineAdapter | undefined,
+  layer: number,
+  dy: Tensor,
+  saved: Saved,
+  { batch, length }: BlockShape,
+  sink: GradientSink,
+): Tensor {
+  const tf = tensorflow();
+  const back = (kind: string, x: Tensor, d: Tensor) => linearBackward(model, adapter, layer, kind, x, d, sink);
+  const { gate, up } = saved;
+
+  const dInner = back('mlp.down_proj', saved.inner, dy);
+  const sigmoid = tf.sigmoid(gate);
+  const silu = tf.mul(gate, sigmoid);
+  const dUp = tf.mul(dInner, silu);
+  // silu'(g) = s (1 + g (1 - s)) = s + silu (1 - s)
+  const dGate = tf.mul(tf.mul(dInner, up), tf.add(sigmoid, tf.mul(silu, tf.sub(1, sigmoid))));
+  const dH2 = tf.add(back('mlp.gate_proj', saved.h2, dGate), back('mlp.up_proj', saved.h2, dUp));
+  const name2 = layerName(layer, 'post_attention_layernorm.weight');
+  sink.scale(name2, dH2, saved.unit2);
+  const dMiddle = tf.add(
+    dy,
+    rmsNormBackward(dH2, model.parameter(name2), { unit: saved.unit2, inverse: saved.inverse2 }),
+  );
+
+  const dH1 = attentionBackward(model, back, dMiddle, saved, { batch, length });
+  const name1 = layerName(layer, 'input_layernorm.weight');
+  sink.scale(name1, dH1, saved.unit1);
+  return tf.add(dMiddle, rmsNormBackward(dH1, model.parameter(name1), { unit: saved.unit1, inverse: saved.inverse1 }));
+}
+
+function attentionBackward(
+  model: EngineModel,
+  back: (kind: string, x: Tensor, d: Tensor) => Tensor,
+  dMiddle: Tensor,
+  saved: Saved,
+  { batch, length }: BlockShape,
+): Tensor {
+  const tf = tensorflow();
+  const { heads, kvHeads, headDim } = model.config;
+  const group = heads / kvHeads;
+  const rope = model.rope(length);
+  const dContext = back('self_attn.o_proj', saved.context, dMiddle);
+  const dHeads = tf.reshape(splitHeads(dContext, batch, length, heads, headDim), [
+    batch * kvHeads,
+    group * length,
+    headDim,
+  ]);
+  const dV = batchMatMul(saved.probabilities, dHeads, true);
+  const dP = batchMatMul(dHeads, saved.v, false, true);
+  const weighted = tf.mul(dP, saved.probabilities);
+  const dScores = tf.sub(weighted, tf.mul(saved.probabilities, tf.sum(weighted, -1, true)));
+  const dQ = batchMatMul(dScores, saved.k);
+  const dK = batchMatMul(dScores, saved.q, true);
+  const unrotate = (d: Tensor, count: number, cos: Tensor, sin: Tensor) =>
+    joinHeads(rotateBackward(tf.reshape(d, [batch, count, length, headDim]), cos, sin), batch, length, count, headDim);
+  const dq = unrotate(dQ, heads, rope.qCos, rope.qSin);
+  const dk = unrotate(dK, kvHeads, rope.kCos, rope.kSin);
+  const dv = joinHeads(dV, batch, length, kvHeads, headDim);
+  const fromQ = back('self_attn.q_proj', saved.h1, dq);
+  const fromK = back('self_attn.k_proj', saved.h1, dk);
+  const fromV = back('self_attn.v_proj', saved.h1, dv);
+  return tf.addN([fromQ, fromK, fromV]);
+}

@@ -1,0 +1,5 @@
+/** The training engine: a Llama decoder on native TensorFlow with explicit forward and backward passes. */
+export type { EngineAdapter, EngineModel } from './model.ts';
+export { expectedShapes, LINEAR_KINDS, layerName, loadEngineAdapter, loadEngineModel, toHost } from './model.ts';
+export type { ActivationStatistics, ScoreOptions, SequenceScore } from './score.ts';
+export { activationStatistics, hiddenStates, scoreTokens } from './score.ts';

@@ -1,0 +1,116 @@
+import type { Tensor } from '../../tensor/backend.ts';
+import { tensorflow } from '../../tensor/backend.ts';
+import { matMul } from '../../tensor/native.ts';
+import type { EngineAdapter, EngineModel } from './model.ts';
+import { layerName } from './model.ts';
+
+/**
+ * The parts of a block, each forward with what its backward needs. Rows are tokens: [rows, features] with rows = batch x
+ * length. Every function makes tensors that the caller's `tf.tidy` collects.
+ */
+
+/** RMSNorm: y = x / sqrt(mean(x^2) + eps) * scale. `unit` is the normalised x before the scale, `inverse` [rows, 1] the divisor. */
+export function rmsNorm(x: Tensor, scale: Tensor, eps: number): { y: Tensor; unit: Tensor; inverse: Tensor } {
+  const tf = tensorflow();
+  const inverse = tf.rsqrt(tf.add(tf.mean(tf.square(x), -1, true), eps));
+  const unit = tf.mul(x, inverse);
+  return { y: tf.mul(unit, scale), unit, inverse };
+}
+
+/** dx of RMSNorm: inverse * (g - unit * mean(g * unit)) with g = dy * scale. */
+export function rmsNormBackward(dy: Tensor, scale: Tensor, saved: { unit: Tensor; inverse: Tensor }): Tensor {
+  const tf = tensorflow();
+  const g = tf.mul(dy, scale);
+  const along = tf.mean(tf.mul(g, saved.unit), -1, true);
+  return tf.mul(tf.sub(g, tf.mul(saved.unit, along)), saved.inverse);
+}
+
+/** The two halves of the last axis exchanged. */
+function swapHalves(x: Tensor): Tensor {
+  const tf = tensorflow();
+  const [first, second] = tf.split(x, 2, -1);
+  return tf.concat([second!, first!], -1);
+}
+
+/** Rotate-half RoPE on [batch, heads, length, headDim] with tables [length, headDim]. */
+export function rotate(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
+  const tf = tensorflow();
+  return tf.add(tf.mul(x, cos), tf.mul(swapHalves(x), sin));
+}
+
+/** The transpose of `rotate`: swapping halves is its own inverse, applied after the product instead of before. */
+export function rotateBackward(dy: Tensor, cos: Tensor, sin: Tensor): Tensor {
+  const tf = tensorflow();
+  return tf.add(tf.mul(dy, cos), swapHalves(tf.mul(dy, sin)));
+}
+
+/** [batch * length, heads * dim] -> [batch, heads, length, dim]. */
+export function splitHeads(x: Tensor, batch: number, length: number, heads: number, dim: number): Tensor {
+  const tf = tensorflow();
+  return tf.transpose(tf.reshape(x, [batch, length, heads, dim]), [0, 2, 1, 3]);
+}
+
+/** [batch, heads, length, dim] -> [batch * length, heads * dim]. */
+export function joinHeads(x: Tensor, batch: number, length: number, heads: number, dim: number): Tensor {
+  const tf = tensorflow();
+  return tf.reshape(tf.transpose(tf.reshape(x, [batch, heads, length, dim]), [0, 2, 1, 3]), [
+    batch * length,
+    heads * dim,
+  ]);
+}
+
+/** Where gradients of a block's parameters go. The tensors given are collected by the caller's tidy: keep what is to last. */
+export interface GradientSink {
+  /** A linear layer's weight: dW = dy^T x. */
+  weight(name: string, x: Tensor, dy: Tensor): void;
+  bias(name: string, dy: Tensor): void;
+  /** An RMSNorm scale: d = sum over rows of dy * unit. */
+  scale(name: string, dy: Tensor, unit: Tensor): void;
+  /** LoRA: dB = scale * dy^T xa, dA = scale * (dy B)^T x; `dyb` = dy B [rows, rank], `xa` = x A^T [rows, rank]. */
+  lora(name: string, parts: { x: Tensor; xa: Tensor; dy: Tensor; dyb: Tensor; scale: number }): void;
+}
+
+/** y = x W^T (+ bias) (+ scale (x A^T) B^T). */
+export function linear(
+  model: EngineModel,
+  adapter: EngineAdapter | undefined,
+  layer: number,
+  kind: string,
+  x: Tensor,
+): Tensor {
+  const tf = tensorflow();
+  const name = layerName(layer, `${kind}.weight`);
+  let y = matMul(x, model.parameter(name), false, true);
+  if (model.config.attentionBias && /[qkv]_proj$/.test(kind))
+    y = tf.add(y, model.parameter(layerName(layer, `${kind}.bias`)));
+  const pair = adapter?.pairs.get(name);
+  if (pair !== undefined)
+    y = tf.add(y, tf.mul(matMul(matMul(x, pair.a, false, true), pair.b, false, true), adapter!.scale));
+  return y;
+}
+
+/** dx of `linear`, its parameters' gradients going to `sink`. */
+export function linearBackward(
+  model: EngineModel,
+  adapter: EngineAdapter | undefined,
+  layer: number,
+  kind: string,
+  x: Tensor,
+  dy: Tensor,
+  sink: GradientSink,
+): Tensor {
+  const tf = tensorflow();
+  const name = layerName(layer, `${kind}.weight`);
+  let dx = matMul(dy, model.parameter(name));
+  sink.weight(name, x, dy);
+  if (model.config.attentionBias && /[qkv]_proj$/.test(kind)) sink.bias(layerName(layer, `${kind}.bias`), dy);
+  const pair = adapter?.pairs.get(name);
+  if (pair !== undefined) {
+    const scale = adapter!.scale;
+    const dyb = matMul(dy, pair.b);
+    // x A^T is made again rather than kept: rank columns of one product against a saved tensor a linear layer.
+    sink.lora(name, { x, xa: matMul(x, pair.a, false, true), dy, dyb, scale });
+    dx = tf.add(dx, tf.mul(matMul(dyb, pair.a), scale));
+  }
+  return dx;
+}

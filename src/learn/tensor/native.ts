@@ -1,0 +1,76 @@
+import type { Tensor } from './backend.ts';
+import { tensorflow } from './backend.ts';
+
+/**
+ * TensorFlow ops that tfjs does not offer, or offers with more work around them (its 2-d matMul reshapes to 3-d and takes
+ * the batched kernel), called by name. Results are tracked by `tf.tidy` like any other tensor.
+ */
+interface Attribute {
+  name: string;
+  type: number;
+  value: unknown;
+}
+interface NodeBackend {
+  binding: Record<string, number>;
+  executeSingleOutput(name: string, attributes: Attribute[], inputs: Tensor[]): Tensor;
+  executeMultipleOutputs(name: string, attributes: Attribute[], inputs: Tensor[], outputs: number): Tensor[];
+}
+
+let cached: { backend: NodeBackend; float: Attribute; flag: (name: string, value: boolean) => Attribute } | undefined;
+
+function native() {
+  if (cached) return cached;
+  const backend = tensorflow().backend() as unknown as NodeBackend;
+  const { TF_ATTR_TYPE, TF_ATTR_BOOL, TF_FLOAT } = backend.binding as {
+    TF_ATTR_TYPE: number;
+    TF_ATTR_BOOL: number;
+    TF_FLOAT: number;
+  };
+  cached = {
+    backend,
+    float: { name: 'T', type: TF_ATTR_TYPE, value: TF_FLOAT },
+    flag: (name, value) => ({ name, type: TF_ATTR_BOOL, value }),
+  };
+  return cached;
+}
+
+const typeAttribute = (name: string, type: 'TF_FLOAT' | 'TF_INT32'): Attribute => {
+  const { binding } = native().backend;
+  return { name, type: binding.TF_ATTR_TYPE!, value: binding[type] };
+};
+
+/** [m,k] x [k,n], each side transposed on demand. */
+export function matMul(a: Tensor, b: Tensor, transposeA = false, transposeB = false): Tensor {
+  const { backend, float, flag } = native();
+  return backend.executeSingleOutput(
+    'MatMul',
+    [float, flag('transpose_a', transposeA), flag('transpose_b', transposeB)],
+    [a, b],
+  );
+}
+
+/** [..., m, k] x [..., k, n] for equal leading dimensions. */
+export function batchMatMul(a: Tensor, b: Tensor, transposeA = false, transposeB = false): Tensor {
+  const { backend, float, flag } = native();
+  return backend.executeSingleOutput(
+    'BatchMatMulV2',
+    [float, flag('adj_x', transposeA), flag('adj_y', transposeB)],
+    [a, b],
+  );
+}
+
+/**
+ * Cross-entropy of `labels` [n] (int32) under `logits` [n, classes]: the losses [n] in nats and their gradients with
+ * respect to the logits [n, classes] (softmax minus one-hot), in one pass.
+ */
+export function sparseSoftmaxCrossEntropy(logits: Tensor, labels: Tensor): { loss: Tensor; gradient: Tensor } {
+  const { backend, float } = native();
+  const attributes = [float, typeAttribute('Tlabels', 'TF_INT32')];
+  const [loss, gradient] = backend.executeMultipleOutputs(
+    'SparseSoftmaxCrossEntropyWithLogits',
+    attributes,
+    [logits, labels],
+    2,
+  );
+  return { loss: loss!, gradient: gradient! };
+}
