@@ -3,7 +3,10 @@ import { getPriority } from 'node:os';
 import { invalid } from '../../src/base/errors.ts';
 import { type JobContext, serveJobs } from '../../src/learn/worker/serve.ts';
 
-const job = (run: (input: never, context: JobContext) => Promise<unknown>) => async () => run;
+const job =
+  <T>(run: (input: T, context: JobContext) => Promise<unknown>) =>
+  async () =>
+    run;
 
 serveJobs({
   echo: job(async input => input),

@@ -24,7 +24,7 @@ export interface Outcome {
   /** The round ends here although its state has a step: it only measured, or moved an alias. */
   readonly finished?: boolean;
   /** Written in the transaction of the new state, before it. May be run again; touches nothing but the database. */
-  readonly commit?: (tx: Queryable) => Promise<void | Partial<Pick<Outcome, 'candidate' | 'epsilon' | 'work'>>>;
+  readonly commit?: (tx: Queryable) => Promise<Partial<Pick<Outcome, 'candidate' | 'epsilon' | 'work'>> | undefined>;
 }
 
 export type Step = (round: RoundRow, signal: AbortSignal) => Promise<Outcome>;
