@@ -1,14 +1,19 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import test from 'node:test';
 import { LearndError } from '../../src/base/errors.ts';
 import { environmentName, loadSettings, settingPaths } from '../../src/base/settings.ts';
 
+const folder = mkdtempSync(join(tmpdir(), 'learnd-settings-'));
+test.after(() => rmSync(folder, { recursive: true, force: true }));
+let files = 0;
+
 function file(text: string): string {
-  const path = join(mkdtempSync(join(tmpdir(), 'learnd-settings-')), 'learnd.yaml');
+  const path = join(folder, String(files++), 'learnd.yaml');
+  mkdirSync(dirname(path));
   writeFileSync(path, text);
   return path;
 }
