@@ -1,7 +1,7 @@
 import { LearndError } from '../../../base/errors.ts';
 import { tokenizerFromGguf } from '../tokenizer/gguf.ts';
 import type { Checkpoint, HostTensor, ModelConfig, Tokenizer } from '../types.ts';
-import { elementsOf } from './ggml.ts';
+import { elementsOf, type GgmlType } from './ggml.ts';
 import { GgufFile } from './gguf-read.ts';
 import {
   checkShapes,
@@ -165,6 +165,10 @@ class GgufWeights implements RawWeightSource {
     const heads = this.#heads(name);
     const rows = heads === undefined ? data : unrotateRows(data, heads, this.#config.headDim);
     return { shape: this.#file.info(stored).shape, data: rows };
+  }
+
+  storedType(name: string): GgmlType {
+    return this.#file.info(this.#stored(name)).type;
   }
 
   raw(name: string): RawTensor {

@@ -13,6 +13,8 @@ export interface RawTensor {
 export interface RawWeightSource extends WeightSource {
   /** undefined where the stored form cannot be copied (another file format, a tensor that changed). */
   raw(name: string): RawTensor | undefined;
+  /** How the tensor, or the one it was made in place of, is stored: what 'keep' encodes a changed tensor to. */
+  storedType(name: string): GgmlType | undefined;
 }
 
 const hasRaw = (source: WeightSource): source is RawWeightSource => 'raw' in source;
@@ -20,11 +22,19 @@ const hasRaw = (source: WeightSource): source is RawWeightSource => 'raw' in sou
 export const rawOf = (source: WeightSource, name: string): RawTensor | undefined =>
   hasRaw(source) ? source.raw(name) : undefined;
 
+export const storedTypeOf = (source: WeightSource, name: string): GgmlType | undefined =>
+  hasRaw(source) ? source.storedType(name) : undefined;
+
 /** Where a tensor of an edited model comes from. */
 export type Origin =
   | { readonly kind: 'same'; readonly name: string }
   | { readonly kind: 'rows'; readonly name: string; readonly rows: ArrayLike<number> }
-  | { readonly kind: 'made'; readonly shape: readonly number[]; readonly make: () => HostTensor };
+  | {
+      readonly kind: 'made';
+      readonly shape: readonly number[];
+      readonly make: () => HostTensor;
+      readonly like?: string;
+    };
 
 /**
  * A model made of another one: tensors kept (under another name, or some of their rows) stay as stored and are copied raw on
@@ -46,7 +56,7 @@ export class EditedWeights implements RawWeightSource {
     for (const [name, tensor] of changes) {
       if (!origins.has(name)) throw new Error(`overlay: ${name} is not a tensor of the base model`);
       if (base.shape(name).join() !== tensor.shape.join()) throw new Error(`overlay: ${name} has another shape`);
-      origins.set(name, { kind: 'made', shape: tensor.shape, make: () => tensor });
+      origins.set(name, { kind: 'made', shape: tensor.shape, make: () => tensor, like: name });
     }
     return new EditedWeights(base, origins);
   }
@@ -76,7 +86,12 @@ export class EditedWeights implements RawWeightSource {
     return { shape: this.shape(name), data: gatherRows(tensor.data, origin.rows, tensor.shape[0]!) };
   }
 
-  /** The stored type of the tensor this one comes from or was made in place of; undefined when unknown. */
+  storedType(name: string): GgmlType | undefined {
+    const origin = this.#origin(name);
+    const from = origin.kind === 'made' ? origin.like : origin.name;
+    return from === undefined ? undefined : storedTypeOf(this.#base, from);
+  }
+
   raw(name: string): RawTensor | undefined {
     const origin = this.#origin(name);
     if (origin.kind === 'made') return undefined;
