@@ -121,11 +121,13 @@ create table exchanges (
   response_id text primary key,
   previous_response_id text,
   version text not null,
+  api text not null check (api in ('responses', 'chat')),
   user_id text,
   instructions text,
   input jsonb not null,
   output text not null,
   status text not null,
+  incomplete_reason text,
   usage jsonb not null,
   latency_ms real,
   first_token_ms real,
@@ -152,7 +154,7 @@ create table versions (
   sha256 text not null,
   parent int references versions(n),
   round bigint,
-  -- {base, model, adapter, heads, quantization, logitBias, tokenizer, chatTemplate, parameters, sizeBytes}: files relative to the artifacts root.
+  -- VersionManifest (src/learn/model/version.ts): what it is made of, files by their hash.
   manifest jsonb not null,
   epsilon double precision not null default 0,
   evaluation jsonb,
@@ -172,6 +174,7 @@ create table alias_history (
   alias text not null,
   version int not null references versions(n),
   previous int,
+  kind text not null default 'promote' check (kind in ('promote', 'rollback')),
   reason text not null,
   at timestamptz not null default now()
 );
@@ -267,6 +270,16 @@ create table ledger (
   prev_hash text not null,
   hash text not null
 );
+create index ledger_round on ledger (round);
+
+create function ledger_is_append_only() returns trigger language plpgsql as $$
+begin
+  raise exception 'the ledger is append-only: % refused', lower(tg_op) using errcode = 'restrict_violation';
+end $$;
+create trigger ledger_no_change before update or delete on ledger
+  for each row execute function ledger_is_append_only();
+create trigger ledger_no_truncate before truncate on ledger
+  for each statement execute function ledger_is_append_only();
 
 -- ---------------------------------------------------------------- events out
 create table outbox (

@@ -52,8 +52,13 @@ export async function notify(db: Queryable, topic: Topic): Promise<void> {
   await db.query('select pg_notify($1, $2)', [CHANNEL, topic]);
 }
 
-/** A value as the text of a jsonb parameter. */
-export const json = (value: unknown): string => JSON.stringify(value ?? null);
+/** Text as PostgreSQL can hold it: a NUL and half a surrogate pair become U+FFFD. */
+export const storable = (text: string): string =>
+  text.replace(/\0|[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]/g, '\uFFFD');
+
+/** A value as the text of a jsonb parameter; strings in it are made `storable`. */
+export const json = (value: unknown): string =>
+  JSON.stringify(value ?? null, (_, entry) => (typeof entry === 'string' ? storable(entry) : entry));
 
 const types = {
   getTypeParser: ((oid: number, format: 'text' | 'binary') =>
