@@ -63,6 +63,8 @@ export function joinHeads(x: Tensor, batch: number, length: number, heads: numbe
 export interface GradientSink {
   /** A linear layer's weight: dW = dy^T x. */
   weight(name: string, x: Tensor, dy: Tensor): void;
+  /** A weight's gradient that comes ready made (the embedding's). */
+  weightGradient(name: string, gradient: Tensor): void;
   bias(name: string, dy: Tensor): void;
   /** An RMSNorm scale: d = sum over rows of dy * unit. */
   scale(name: string, dy: Tensor, unit: Tensor): void;

@@ -1,0 +1,77 @@
+import type { Tensor } from '../../tensor/backend.ts';
+import { tensorflow } from '../../tensor/backend.ts';
+import type { ScoredRows, TokenBatch } from './batch.ts';
+import type { Saved } from './block.ts';
+import { blockBackward, blockForward } from './block.ts';
+import { embed, runBlocks } from './forward.ts';
+import { headLoss, headName } from './head.ts';
+import type { EngineAdapter, EngineModel } from './model.ts';
+import type { GradientSink } from './ops.ts';
+
+export interface BackwardOptions {
+  readonly adapter?: EngineAdapter;
+  /** Lowest block that has something to train; blocks below run forward only. Default 0. */
+  readonly from?: number;
+  /** Output of block `from` - 1 [batch * length, hidden], when it is known already. Not disposed. */
+  readonly input?: Tensor;
+  /** The vocabulary matrices' gradients are wanted (embedding and head, or the one matrix that is both). */
+  readonly vocabulary?: boolean;
+}
+
+/**
+ * One forward and one backward pass of the weighted next-token loss: sum over scored rows of weight * cross-entropy.
+ * Gradients go to `sink`. Memory: about 12 hidden + 4 feed-forward widths a token and block, 4 bytes each.
+ * @returns nats a scored row, unweighted.
+ */
+export function lossBackward(
+  model: EngineModel,
+  batch: TokenBatch,
+  scored: ScoredRows,
+  sink: GradientSink,
+  options: BackwardOptions = {},
+): Float32Array {
+  const tf = tensorflow();
+  const { adapter, from = 0, vocabulary = false } = options;
+  let x = options.input === undefined ? lowerBlocks(model, batch, from, adapter) : tf.clone(options.input);
+  const saved: Saved[] = [];
+  for (let layer = from; layer < model.config.layers; layer++) {
+    const block = tf.tidy(() => blockForward(model, adapter, layer, x, batch));
+    x.dispose();
+    x = block.y;
+    saved.push(block.saved);
+  }
+  const { losses, dHidden } = headLoss(model, x, scored, { sink, trainHead: vocabulary });
+  x.dispose();
+  let d = dHidden!;
+  for (let layer = model.config.layers - 1; layer >= from; layer--) {
+    const kept = saved.pop()!;
+    const next = tf.tidy(() => blockBackward(model, adapter, layer, d, kept, batch, sink));
+    d.dispose();
+    for (const tensor of Object.values(kept)) tensor.dispose();
+    d = next;
+  }
+  if (vocabulary) tf.tidy(() => embeddingGradient(model, batch, d, sink));
+  d.dispose();
+  return losses;
+}
+
+/** The hidden state that enters block `from`. The caller disposes it. */
+export function lowerBlocks(model: EngineModel, batch: TokenBatch, from: number, adapter?: EngineAdapter): Tensor {
+  const embedded = embed(model, batch);
+  const hidden = runBlocks(model, embedded, batch, { to: from, adapter });
+  embedded.dispose();
+  return hidden;
+}
+
+/** The embedding's gradient is a scatter-add of `d` into the rows of the tokens read; a tied matrix adds it to the head's. */
+function embeddingGradient(model: EngineModel, batch: TokenBatch, d: Tensor, sink: GradientSink): void {
+  const tf = tensorflow();
+  const { vocabSize } = model.config;
+  const summed = tf.unsortedSegmentSum(d, tf.tensor1d(batch.ids, 'int32'), vocabSize);
+  sink.weightGradient('model.embed_tokens.weight', summed);
+}
+
+/** Keys of the vocabulary matrices that `vocabulary` trains. */
+export const vocabularyKeys = (model: EngineModel): string[] => [
+  ...new Set(['model.embed_tokens.weight', headName(model)]),
+];
