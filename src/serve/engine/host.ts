@@ -165,6 +165,14 @@ export class EngineHost {
     // Truncation leaves the answer a quarter of the context, or what was asked for if that is less.
     const limit = request.truncate ? room - Math.min(request.maxTokens, Math.floor(room / 4)) : undefined;
     const prompt = prompts.build(request.messages, limit);
+    if (prompt.tokens.length >= room) {
+      throw new LearndError('invalid', `the prompt has ${prompt.tokens.length} tokens; the context holds ${room}`, {
+        field: 'input',
+        hint: 'Shorten the input, or ask for truncation: "auto".',
+        data: { code: 'context_length_exceeded' },
+      });
+    }
+    onDelta(''); // the request is sound: an answer has begun
     const outcome = await generator.generate({
       tokens: prompt.tokens,
       maxTokens: request.maxTokens,

@@ -105,6 +105,7 @@ export type ToEngine =
 
 export type FromEngine =
   | { readonly ready: true }
+  /** The first delta of an answer is empty: the request has been found sound and will be answered. */
   | { readonly id: number; readonly delta: string }
   | { readonly id: number; readonly result: unknown }
   | { readonly id: number; readonly error: WireError };
