@@ -18,7 +18,7 @@ export interface Collector {
 export function reportIssues(
   issues: readonly z.core.$ZodIssue[],
   base: Path,
-  known: readonly string[],
+  known: (path: Path) => readonly string[],
   to: Collector,
 ): void {
   for (const issue of issues) {
@@ -30,7 +30,7 @@ export function reportIssues(
           to.error(at, [...path, key], `${laterVersion(key).message}`);
           continue;
         }
-        const meant = nearest(key, known);
+        const meant = nearest(key, known(path));
         to.error(at, [...path, key], `unknown key "${key}"${meant === undefined ? '' : `; did you mean "${meant}"?`}`);
       }
       continue;

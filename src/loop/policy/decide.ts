@@ -16,12 +16,16 @@ export interface History {
   readonly lastFailedAt: number | null;
 }
 
+export type BlockKind = 'schedule' | 'when' | 'require' | 'round' | 'cooldown' | 'pause' | 'order';
+
 export interface RuleOutcome {
   readonly rule: string;
   /** Its conditions hold and nothing blocks it. */
   readonly fired: boolean;
   /** Why not, each with its figures. */
   readonly blocked: readonly string[];
+  /** What kind of thing each of `blocked` is. */
+  readonly kinds: readonly BlockKind[];
   /** Signals it names that are not known yet. */
   readonly unknown: readonly string[];
 }
@@ -53,8 +57,13 @@ function condition(name: 'when' | 'require', expression: Expression | undefined,
 interface Judged {
   readonly rule: Rule;
   readonly values: Values;
-  readonly blocked: string[];
+  readonly blocked: Block[];
   readonly unknown: string[];
+}
+
+interface Block {
+  readonly kind: BlockKind;
+  readonly text: string;
 }
 
 function judge(rule: Rule, signals: Signals, history: History, now: number, due: ReadonlyMap<string, number>): Judged {
@@ -62,20 +71,25 @@ function judge(rule: Rule, signals: Signals, history: History, now: number, due:
   const values: Record<string, SignalValue> = { ...signals, 'time.hour': hour, 'time.weekday': weekday };
   const named = new Set([...(rule.when?.signals ?? []), ...(rule.require?.signals ?? [])]);
   const unknown = [...named].filter(name => values[name] === null || values[name] === undefined);
-  const blocked: string[] = [];
-  if (rule.schedule && !due.has(rule.name)) blocked.push(`not due: ${rule.schedule.pattern} (${rule.timezone})`);
-  for (const said of [condition('when', rule.when, values), condition('require', rule.require, values)])
-    if (said !== undefined) blocked.push(said);
-  if (history.runningRound !== null) blocked.push(`round ${history.runningRound} is running`);
+  const blocked: Block[] = [];
+  const block = (kind: BlockKind, text: string) => blocked.push({ kind, text });
+  if (rule.schedule && !due.has(rule.name)) block('schedule', `not due: ${rule.schedule.pattern} (${rule.timezone})`);
+  for (const kind of ['when', 'require'] as const) {
+    const said = condition(kind, rule[kind], values);
+    if (said !== undefined) block(kind, said);
+  }
+  if (history.runningRound !== null) block('round', `round ${history.runningRound} is running`);
   const fired = history.lastFired.get(rule.name);
   if (fired !== undefined && now - fired < rule.cooldownMs)
-    blocked.push(
+    block(
+      'cooldown',
       `cooldown of ${showDuration(rule.cooldownMs)}: it fired ${showDuration(now - fired)} ago, ${showDuration(rule.cooldownMs - (now - fired))} left`,
     );
   const pause = failurePauseMs(history.failures);
   const rested = now - (history.lastFailedAt ?? now);
   if (pause > 0 && rested < pause)
-    blocked.push(
+    block(
+      'pause',
       `pause of ${showDuration(pause)} after ${history.failures} failed ${history.failures === 1 ? 'round' : 'rounds in a row'}, ${showDuration(pause - rested)} left`,
     );
   return { rule, values, blocked, unknown };
@@ -97,8 +111,15 @@ export function decide(
   const chosen = judged.find(j => j.blocked.length === 0);
   const rules: RuleOutcome[] = judged.map(j => {
     const fired = j.blocked.length === 0;
-    const blocked = fired && chosen && j !== chosen ? [`rule ${chosen.rule.name} comes first`] : j.blocked;
-    return { rule: j.rule.name, fired, blocked, unknown: j.unknown };
+    const blocked: Block[] =
+      fired && j !== chosen ? [{ kind: 'order', text: `rule ${chosen?.rule.name} comes first` }] : j.blocked;
+    return {
+      rule: j.rule.name,
+      fired,
+      blocked: blocked.map(b => b.text),
+      kinds: blocked.map(b => b.kind),
+      unknown: j.unknown,
+    };
   });
   if (!chosen) return { outcome: 'none', reason: whyNone(judged, history), rules };
   const { rule } = chosen;
@@ -133,5 +154,5 @@ function whyNone(judged: readonly Judged[], history: History): string {
   if (history.runningRound !== null) return `Round ${history.runningRound} is running.`;
   // The rule that is nearest to firing says most.
   const nearest = judged.reduce((a, b) => (b.blocked.length < a.blocked.length ? b : a));
-  return `No rule fires; ${nearest.rule.name}: ${nearest.blocked.join('; ')}.`;
+  return `No rule fires; ${nearest.rule.name}: ${nearest.blocked.map(b => b.text).join('; ')}.`;
 }

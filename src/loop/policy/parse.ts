@@ -28,8 +28,13 @@ export interface PolicyCheck {
   readonly policy: Policy | undefined;
 }
 
-const KEYS = ['rules', 'gate', 'budget', 'alarms', 'name', 'when', 'require', 'schedule', 'timezone', 'do', 'cooldown'];
-const MORE_KEYS = ['epsilon', 'delta', 'unit', 'window', 'false_per_month'];
+/** The keys that may stand in the mapping at `path`. */
+const keysAt = (path: Path): readonly string[] => {
+  const { rules, budget, alarms } = policySchema.shape;
+  if (path.length === 0) return Object.keys(policySchema.shape);
+  if (path[0] === 'rules') return Object.keys(rules.element.shape);
+  return path[0] === 'budget' ? Object.keys(budget.unwrap().shape) : Object.keys(alarms.unwrap().shape);
+};
 
 function readExpression(raw: string | boolean, path: Path, scope: Scope, to: Collector): Expression | undefined {
   const compiled = compileExpression(String(raw), scope);
@@ -95,7 +100,7 @@ export function policyCheck(text: string, options: { settings?: PolicySettings |
     else {
       const raw: unknown = source.document.toJS();
       const shaped = policySchema.safeParse(raw);
-      if (!shaped.success) reportIssues(shaped.error.issues, [], [...KEYS, ...MORE_KEYS], to);
+      if (!shaped.success) reportIssues(shaped.error.issues, [], keysAt, to);
       // What has the right shape is read even beside what has not, so that every mistake comes at once.
       const partial = shaped.success ? shaped.data : salvage(raw);
       const read = readPolicy(partial, to);

@@ -58,7 +58,7 @@ function parseAction(item: unknown, path: Path, budget: number, to: Collector): 
   const schema = ACTIONS[name];
   const result = schema.safeParse(parameters ?? {});
   if (!result.success) {
-    reportIssues(result.error.issues, inner, Object.keys(schema.shape), to);
+    reportIssues(result.error.issues, inner, () => Object.keys(schema.shape), to);
     return undefined;
   }
   const action = { do: name, ...result.data } as Action;

@@ -115,7 +115,7 @@ const sentence = (message: string): string => {
 /** The known name nearest to `name` by edit distance, where it is near enough to be meant. */
 export function nearest(name: string, known: Iterable<string>): string | undefined {
   let best: string | undefined;
-  let least = Math.max(2, Math.floor(name.length / 4)) + 1;
+  let least = (name.length <= 4 ? 1 : Math.max(2, Math.floor(name.length / 4))) + 1;
   for (const candidate of known) {
     const distance = editDistance(name, candidate);
     if (distance < least) {
