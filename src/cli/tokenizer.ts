@@ -1,5 +1,7 @@
-import { LearndError } from '../base/errors.ts';
+import { textChunk, writeAtomically } from '../learn/model/formats/atomic-file.ts';
 import { openModel } from '../learn/model/open.ts';
+import { tokenizerJson } from '../learn/model/tokenizer/hf-json.ts';
+import { trainBpe } from '../learn/model/tokenizer/train.ts';
 import { textLines } from './text-lines.ts';
 
 /** `tokenizer encode`: each line, trimmed, if not empty, is a text; no special tokens are added. */
@@ -19,13 +21,8 @@ export async function train(options: {
   vocab: number;
   out: string;
 }): Promise<{ vocab_size: number; file: string }> {
-  const trainer = await import('../learn/model/tokenizer/train.ts').catch((cause: unknown) => {
-    throw new LearndError('dependency', 'the tokenizer trainer cannot be loaded', { cause });
-  });
   const texts = options.files.flatMap(file => textLines(file));
-  const spec = trainer.trainBpe(texts, { vocabSize: options.vocab });
-  const { writeFileAtomic } = await import('../learn/model/formats/atomic.ts');
-  const { tokenizerJson } = await import('../learn/model/tokenizer/hf-json.ts');
-  writeFileAtomic(options.out, JSON.stringify(tokenizerJson(spec)));
+  const { spec } = trainBpe(texts, options.vocab, ['<|im_start|>', '<|im_end|>']);
+  await writeAtomically(options.out, textChunk(JSON.stringify(tokenizerJson(spec))));
   return { vocab_size: spec.tokens.length, file: options.out };
 }

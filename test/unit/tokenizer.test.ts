@@ -4,8 +4,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
 import fc from 'fast-check';
+import { renderChat } from '../../src/learn/model/chat.ts';
+import { BpeTokenizer } from '../../src/learn/model/tokenizer/bpe.ts';
 import { readTokenizerJson, tokenizerJson } from '../../src/learn/model/tokenizer/hf-json.ts';
 import type { PreName } from '../../src/learn/model/tokenizer/pretokenize.ts';
+import { trainBpe } from '../../src/learn/model/tokenizer/train.ts';
 
 interface Expected {
   text: string;
@@ -56,4 +59,56 @@ test('any text survives encoding and decoding', () => {
     }),
     { numRuns: 300, seed: 7 },
   );
+});
+
+test('the trainer merges what minbpe merges: aaabdaaabac', () => {
+  const tokenizer = trainBpe(['aaabdaaabac'], 259);
+  assert.deepEqual(tokenizer.encode('aaabdaaabac'), [258, 100, 258, 97, 99]);
+  assert.equal(tokenizer.decode([258, 100, 258, 97, 99]), 'aaabdaaabac');
+});
+
+for (const name of ['gpt-2', 'smollm', 'llama-bpe'] as const) {
+  test(`${name}: the trainer learns the merges of Hugging Face's BpeTrainer, in order`, () => {
+    const { spec } = trainBpe(golden.train, 500, [], { pre: name });
+    const model = golden.small[name].tokenizer.model as { merges: Array<[string, string] | string> };
+    assert.deepEqual(
+      spec.merges.map(pair => pair.join(' ')),
+      model.merges.map(pair => (typeof pair === 'string' ? pair : pair.join(' '))),
+    );
+  });
+}
+
+test('special tokens come last, are only read where allowed, and a too small vocabulary is refused', () => {
+  const tokenizer = trainBpe(golden.train, 400, ['<|im_start|>', '<|im_end|>']);
+  assert.equal(tokenizer.vocabSize, 400);
+  assert.deepEqual([tokenizer.bosId, tokenizer.eosId], [398, 399]);
+  assert.deepEqual(tokenizer.encode('<|im_end|>', { allowSpecial: true }), [399]);
+  assert.ok(!tokenizer.encode('<|im_end|>').includes(399));
+  assert.equal(tokenizer.decode([398, 97, 399], { skipSpecial: true }), 'a');
+  assert.throws(() => trainBpe(['a'], 257, ['x', 'y']), /vocab|between 258/);
+  assert.throws(() => tokenizer.decode([400]), /400 is not below 400/);
+});
+
+test('a merge of tokens that are not in the vocabulary is corrupt', () => {
+  assert.throws(
+    () => new BpeTokenizer({ tokens: ['a', 'b'], types: [1, 1], merges: [['a', 'c']], pre: 'gpt-2' }, 'x.gguf'),
+    { code: 'corrupt', message: /x\.gguf: merge 0/ },
+  );
+});
+
+test('a chat is rendered by the model template, or as ChatML', () => {
+  const tokenizer = trainBpe(['a'], 258, ['<s>', '</s>']);
+  const messages = [{ role: 'user', content: 'Hi' }] as const;
+  const plain = { path: 'x', tokenizer, chatTemplate: undefined };
+  assert.equal(
+    renderChat(plain, messages, { addGenerationPrompt: true }),
+    '<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n',
+  );
+  const own =
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m['content'] | trim }}{{ eos_token }}{% endfor %}";
+  assert.equal(renderChat({ ...plain, chatTemplate: own }, messages), '<s>[user]Hi</s>');
+  assert.throws(() => renderChat({ ...plain, chatTemplate: '{{ raise_exception("no system role") }}' }, messages), {
+    code: 'invalid',
+    message: /no system role/,
+  });
 });
