@@ -42,6 +42,8 @@ export interface EmbeddedOptions {
   binaries?: string;
   /** Further words for initdb, on a first start. */
   initdb?: readonly string[];
+  /** false: as root, do not use a user namespace even where there are some. */
+  namespaces?: boolean;
 }
 
 const USER = 'learnd';
@@ -157,7 +159,7 @@ async function startClaimed(options: EmbeddedOptions, release: () => void): Prom
   const folder = join(data, 'pg');
   const passwordFile = join(data, 'pg.password');
   await endOrphan(folder, log);
-  const launcher = chooseLauncher(folder, log);
+  const launcher = chooseLauncher(folder, log, options.namespaces);
   if (!existsSync(passwordFile)) {
     if (existsSync(folder))
       throw new LearndError('corrupt', `${passwordFile} is missing, and the database in ${folder} was made with it`, {

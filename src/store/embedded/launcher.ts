@@ -25,11 +25,14 @@ const DIE_TOO = ['setpriv', '--pdeathsig', 'INT', '--'];
 const works = (command: readonly string[]): boolean =>
   spawnSync(command[0]!, [...command.slice(1), 'true'], { stdio: 'ignore', timeout: 5_000 }).status === 0;
 
-/** @param folder the server's data folder; one that exists keeps its owner. */
-export function chooseLauncher(folder: string, log: Log, uid = process.getuid?.()): Launcher {
-  if (uid !== 0) return { init: [], serve: works(DIE_TOO) ? DIE_TOO : [], owner: undefined };
+/**
+ * @param folder the server's data folder; one that exists keeps its owner.
+ * @param namespaces false: as if user namespaces were closed
+ */
+export function chooseLauncher(folder: string, log: Log, namespaces = true): Launcher {
+  if (process.getuid?.() !== 0) return { init: [], serve: works(DIE_TOO) ? DIE_TOO : [], owner: undefined };
   const existing = statSync(folder, { throwIfNoEntry: false })?.uid;
-  if (existing === undefined || existing === 0) {
+  if (namespaces && (existing === undefined || existing === 0)) {
     if (works([...NAMESPACE, ...DIE_TOO]))
       return { init: NAMESPACE, serve: [...NAMESPACE, ...DIE_TOO], owner: undefined };
     if (works(NAMESPACE)) return { init: NAMESPACE, serve: NAMESPACE, owner: undefined };
