@@ -88,9 +88,10 @@ def case(tied, bias, seed):
     norms = {k: p for k, p in params.items() if k == "model.norm.weight" or ("layers.1." in k and "norm" in k)}
     out["normUnits"] = per_unit(model, norms)
 
-    # AdamW, three steps on the batch loss.
+    # AdamW, three steps on the batch loss; weight decay on matrices only.
     trained = build(tied, bias, seed)
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    groups = [{"params": [p for p in trained.parameters() if (p.dim() > 1) == decays], "weight_decay": 0.1 * decays} for decays in (True, False)]
+    optimizer = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95), eps=1e-8)
     for _ in range(3):
         optimizer.zero_grad()
         torch.cat(losses(trained)).mean().backward()

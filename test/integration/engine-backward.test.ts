@@ -40,11 +40,11 @@ function assertEqual(found: Gradients, expected: GoldenCase['gradients'], tolera
 }
 
 for (const [name, golden] of Object.entries(engineGolden.cases)) {
-  test(`${name}: every gradient equals PyTorch's, whatever the microbatch`, () => {
+  test(`${name}: every gradient equals PyTorch's, whatever the microbatch`, async () => {
     const model = load(golden);
     const all = trainable(model.parameterNames(), { vocabulary: true, small: false });
     for (const maxTokens of [4, 20, 1000]) {
-      const { gradients, nll, tokens } = meanGradient(model, examples, all, { maxTokens });
+      const { gradients, nll, tokens } = await meanGradient(model, examples, all, { maxTokens });
       assertEqual(gradients, golden.gradients);
       assert.equal(tokens, 18);
       assert.ok(Math.abs(nll - golden.nll.reduce((a, b) => a + b)) < 1e-3);
@@ -53,19 +53,24 @@ for (const [name, golden] of Object.entries(engineGolden.cases)) {
     model.dispose();
   });
 
-  test(`${name}: LoRA gradients equal PyTorch's`, () => {
+  test(`${name}: LoRA gradients equal PyTorch's`, async () => {
     const model = load(golden);
     const adapter = loadEngineAdapter(model, goldenAdapter(golden.lora));
-    const { gradients } = meanGradient(model, examples, trainable(Object.keys(golden.lora.gradients), { adapter }), {
-      maxTokens: 1000,
-    });
+    const { gradients } = await meanGradient(
+      model,
+      examples,
+      trainable(Object.keys(golden.lora.gradients), { adapter }),
+      {
+        maxTokens: 1000,
+      },
+    );
     assertEqual(gradients, golden.lora.gradients);
     disposeGradients(gradients);
     adapter.dispose();
     model.dispose();
   });
 
-  test(`${name}: unit norms and clipped sums equal a loop over units in PyTorch`, () => {
+  test(`${name}: unit norms and clipped sums equal a loop over units in PyTorch`, async () => {
     const tf = tensorflow();
     const model = load(golden);
     const adapter = loadEngineAdapter(model, goldenAdapter(golden.lora));
@@ -78,7 +83,7 @@ for (const [name, golden] of Object.entries(engineGolden.cases)) {
       for (const cache of what.from > 0 ? [undefined, new HiddenCache(1e6), new HiddenCache(300)] : [undefined]) {
         let before: number | undefined;
         for (const maxTokens of [1000, 20, 4, 1000]) {
-          const found = clippedUnitGradients(model, units, what, abadi(expected.bound), { maxTokens, cache });
+          const found = await clippedUnitGradients(model, units, what, abadi(expected.bound), { maxTokens, cache });
           expected.norms.forEach((norm, u) => {
             assert.ok(
               Math.abs(found.norms[u]! - norm) < 1e-5 * norm,
@@ -97,7 +102,7 @@ for (const [name, golden] of Object.entries(engineGolden.cases)) {
   });
 }
 
-test('a unit that is not finite, or has nothing to score, adds nothing', () => {
+test('a unit that is not finite, or has nothing to score, adds nothing', async () => {
   const golden = engineGolden.cases.tied!;
   const keys = Object.keys(golden.normUnits.clipped);
   const options = { maxTokens: 1000 };
@@ -121,14 +126,14 @@ test('a unit that is not finite, or has nothing to score, adds nothing', () => {
   const nan: Example[] = [{ tokens: [31, 2, 2] }];
   for (const small of [true, false]) {
     const what = trainable(keys, { from: 1, small });
-    const together = clippedUnitGradients(broken, [healthy, nan, [{ tokens: [7] }], []], what, clip, options);
-    const alone = clippedUnitGradients(broken, [healthy], what, clip, options);
+    const together = await clippedUnitGradients(broken, [healthy, nan, [{ tokens: [7] }], []], what, clip, options);
+    const alone = await clippedUnitGradients(broken, [healthy], what, clip, options);
     assert.ok(Number.isNaN(together.norms[1]));
     for (const key of keys) {
       const [a, b] = [together, alone].map(r => r.gradients.get(key)!.dataSync() as Float32Array);
       assert.ok(relativeError(a!, b!) < 1e-5, key);
     }
-    const none = clippedUnitGradients(broken, [], what, clip, options);
+    const none = await clippedUnitGradients(broken, [], what, clip, options);
     for (const key of keys) {
       assert.deepEqual(none.gradients.get(key)!.shape, parameterOf(broken, undefined, key).shape);
       assert.ok(
@@ -143,16 +148,16 @@ test('a unit that is not finite, or has nothing to score, adds nothing', () => {
   broken.dispose();
 });
 
-test('a masked example scores the chosen tokens only', () => {
+test('a masked example scores the chosen tokens only', async () => {
   const golden = engineGolden.cases.tied!;
   const model = load(golden);
   const keys = trainable(['model.norm.weight'], { from: 2 });
   const tokens = [3, 17, 5, 29];
   const mask = [false, false, false, true];
-  const masked = meanGradient(model, [{ tokens, mask }], keys, { maxTokens: 100 });
+  const masked = await meanGradient(model, [{ tokens, mask }], keys, { maxTokens: 100 });
   assert.equal(masked.tokens, 1);
-  const whole = meanGradient(model, [{ tokens }], keys, { maxTokens: 100 });
-  const shorter = meanGradient(model, [{ tokens: tokens.slice(0, 3) }], keys, { maxTokens: 100 });
+  const whole = await meanGradient(model, [{ tokens }], keys, { maxTokens: 100 });
+  const shorter = await meanGradient(model, [{ tokens: tokens.slice(0, 3) }], keys, { maxTokens: 100 });
   const sum = (r: typeof whole) => Array.from(r.gradients.get('model.norm.weight')!.dataSync(), v => v * r.tokens);
   const expected = Float32Array.from(sum(whole), (v, i) => v - sum(shorter)[i]!);
   assert.ok(relativeError(Float32Array.from(sum(masked)), expected) < 1e-4);

@@ -3,3 +3,4 @@ export type { EngineAdapter, EngineModel } from './model.ts';
 export { expectedShapes, LINEAR_KINDS, layerName, loadEngineAdapter, loadEngineModel, toHost } from './model.ts';
 export type { ActivationStatistics, ScoreOptions, SequenceScore } from './score.ts';
 export { activationStatistics, hiddenStates, scoreTokens } from './score.ts';
+export type { Example } from './units.ts';

@@ -70,8 +70,8 @@ export interface PassOptions {
   /** Padded tokens a microbatch. */
   readonly maxTokens: number;
   readonly cache?: HiddenCache;
-  /** Called after each microbatch; throw to stop (cancel). */
-  readonly onMicrobatch?: () => void;
+  /** Awaited after each microbatch: the place to let other work run, or to throw in order to stop. */
+  readonly onMicrobatch?: () => void | Promise<void>;
 }
 
 export interface PassResult {
@@ -91,25 +91,25 @@ export function scoredTokens({ tokens, mask }: Example): number {
 }
 
 /** Gradient of the mean loss over all scored tokens of the examples. */
-export function meanGradient(
+export async function meanGradient(
   model: EngineModel,
   examples: readonly Example[],
   trainable: Trainable,
   options: PassOptions,
-): PassResult {
+): Promise<PassResult> {
   const useful = examples.filter(example => scoredTokens(example) > 0);
   const total = useful.reduce((sum, example) => sum + scoredTokens(example), 0);
   return summedGradient(model, useful, () => 1 / total, trainable, options);
 }
 
 /** Gradient of the sum over examples and their scored tokens of `weight(example, its scored tokens)` * cross-entropy. */
-function summedGradient(
+async function summedGradient(
   model: EngineModel,
   examples: readonly Example[],
   weight: (count: number) => number,
   trainable: Trainable,
   options: PassOptions,
-): PassResult {
+): Promise<PassResult> {
   const sink = new SumSink(trainable.keys);
   let nll = 0;
   let tokens = 0;
@@ -130,7 +130,7 @@ function summedGradient(
     const losses = pass(model, batch, members, scored, sink, trainable, options);
     for (const loss of losses) nll += loss;
     tokens += losses.length;
-    options.onMicrobatch?.();
+    await options.onMicrobatch?.();
   }
   return { gradients: sink.gradients, nll, tokens };
 }
@@ -160,13 +160,13 @@ export interface ClippedResult extends PassResult {
  * the example's mean loss. Exact: a unit's examples are added up before the norm, whatever the microbatches. A unit whose
  * gradient is not finite, or that has nothing scored, adds nothing (a factor of 0 would not do: 0 * NaN is NaN).
  */
-export function clippedUnitGradients(
+export async function clippedUnitGradients(
   model: EngineModel,
   units: readonly (readonly Example[])[],
   trainable: Trainable,
   clipFactor: (norm: number) => number,
   options: PassOptions,
-): ClippedResult {
+): Promise<ClippedResult> {
   const sums: Gradients = new Map();
   const norms = new Float64Array(units.length);
   let nll = 0;
@@ -175,8 +175,8 @@ export function clippedUnitGradients(
   for (const group of groupUnits(useful, trainable, options.maxTokens)) {
     const part =
       group.length === 1 && isAlone(useful[group[0]!]!, trainable, options.maxTokens)
-        ? oneUnit(model, useful[group[0]!]!, trainable, options)
-        : severalUnits(
+        ? await oneUnit(model, useful[group[0]!]!, trainable, options)
+        : await severalUnits(
             model,
             group.map(u => useful[u]!),
             trainable,
@@ -230,8 +230,13 @@ function groupUnits(units: readonly (readonly Example[])[], trainable: Trainable
 }
 
 /** One unit's gradient, its examples in as many microbatches as they need: [1, parameters] a key. */
-function oneUnit(model: EngineModel, unit: readonly Example[], trainable: Trainable, options: PassOptions): PassResult {
-  const result = summedGradient(model, unit, count => 1 / (count * unit.length), trainable, options);
+async function oneUnit(
+  model: EngineModel,
+  unit: readonly Example[],
+  trainable: Trainable,
+  options: PassOptions,
+): Promise<PassResult> {
+  const result = await summedGradient(model, unit, count => 1 / (count * unit.length), trainable, options);
   for (const [key, gradient] of result.gradients) {
     result.gradients.set(key, gradient.reshape([1, gradient.size]));
     gradient.dispose();
@@ -240,12 +245,12 @@ function oneUnit(model: EngineModel, unit: readonly Example[], trainable: Traina
 }
 
 /** Several units in one microbatch: [units, parameters] a key. */
-function severalUnits(
+async function severalUnits(
   model: EngineModel,
   units: readonly (readonly Example[])[],
   trainable: Trainable,
   options: PassOptions,
-): PassResult {
+): Promise<PassResult> {
   const members = units.flat();
   const unitOfSequence = Int32Array.from(units.flatMap((unit, u) => unit.map(() => u)));
   const batch = padBatch(
@@ -262,7 +267,7 @@ function severalUnits(
   const gradients = new Map(sink.gradients);
   sink.gradients.clear();
   sink.dispose();
-  options.onMicrobatch?.();
+  await options.onMicrobatch?.();
   return { gradients, nll: losses.reduce((sum, loss) => sum + loss, 0), tokens: losses.length };
 }
 
