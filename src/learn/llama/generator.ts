@@ -99,7 +99,7 @@ export class Generator {
     const room = this.contextSize - prompt.length;
     if (room < 1) {
       throw new LearndError(
-        'too_large',
+        'invalid',
         `the prompt has ${prompt.length} tokens; the context holds ${this.contextSize}`,
         {
           field: 'input',

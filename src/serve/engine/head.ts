@@ -1,35 +1,7 @@
 /** A head as served: softmax over frozen features, from the same feature file and arithmetic it was trained with. */
-import { readFile } from 'node:fs/promises';
 import { LearndError } from '../../base/errors.ts';
 import type { FeatureExtractor } from '../../learn/llama/features.ts';
-
-type Tensors = Map<string, Float32Array>;
-
-/** Float32 tensors of a small safetensors file. Throws 'not_found' / 'corrupt'. */
-async function readTensors(path: string): Promise<Tensors> {
-  const bytes = await readFile(path).catch(cause => {
-    throw new LearndError('not_found', `head file not found: ${path}`, { cause });
-  });
-  try {
-    const length = Number(bytes.readBigUInt64LE(0));
-    const header = JSON.parse(bytes.toString('utf8', 8, 8 + length)) as Record<
-      string,
-      { dtype: string; data_offsets: [number, number] }
-    >;
-    const tensors: Tensors = new Map();
-    for (const [name, entry] of Object.entries(header)) {
-      if (name === '__metadata__') continue;
-      if (entry.dtype !== 'F32') throw new Error(`${name} is ${entry.dtype}, not F32`);
-      const [from, to] = entry.data_offsets;
-      const data = bytes.subarray(8 + length + from, 8 + length + to);
-      if (data.length !== to - from) throw new Error(`${name} is cut short`);
-      tensors.set(name, new Float32Array(new Uint8Array(data).buffer));
-    }
-    return tensors;
-  } catch (cause) {
-    throw new LearndError('corrupt', `head file cannot be read: ${path}: ${(cause as Error).message}`, { cause });
-  }
-}
+import { SafetensorsFile } from '../../learn/model/formats/safetensors-read.ts';
 
 export class LoadedHead {
   readonly #labels: readonly string[];
@@ -39,12 +11,11 @@ export class LoadedHead {
   readonly #mean: Float32Array;
   readonly #scale: Float32Array;
 
-  constructor(labels: readonly string[], extractor: FeatureExtractor, tensors: Tensors, path: string) {
+  constructor(labels: readonly string[], extractor: FeatureExtractor, file: SafetensorsFile) {
     const take = (name: string, length: number): Float32Array => {
-      const tensor = tensors.get(name);
-      if (tensor?.length === length) return tensor;
-      const said = tensor === undefined ? 'is missing' : `has ${tensor.length} values, not ${length}`;
-      throw new LearndError('corrupt', `head file ${path}: ${name} ${said}`);
+      const tensor = file.float(name);
+      if (tensor.length === length) return tensor;
+      throw new LearndError('corrupt', `head file ${file.path}: ${name} has ${tensor.length} values, not ${length}`);
     };
     this.#labels = labels;
     this.#extractor = extractor;
@@ -91,10 +62,11 @@ export function softmax(logits: readonly number[]): Float32Array {
   return Float32Array.from(powers, p => p / total);
 }
 
+/** @throws 'not_found', 'corrupt' (tensors missing or of another size than labels and features have). */
 export async function loadHead(
   path: string,
   labels: readonly string[],
   extractor: FeatureExtractor,
 ): Promise<LoadedHead> {
-  return new LoadedHead(labels, extractor, await readTensors(path), path);
+  return new LoadedHead(labels, extractor, new SafetensorsFile(path));
 }
