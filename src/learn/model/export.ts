@@ -12,3 +12,4 @@ export {
   writeModelGguf,
 } from './formats/model-gguf.ts';
 export { EditedWeights } from './formats/raw-weights.ts';
+export { mergeLora } from './merge.ts';

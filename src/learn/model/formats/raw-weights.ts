@@ -1,3 +1,4 @@
+import { invalid } from '../../../base/errors.ts';
 import type { HostTensor, WeightSource } from '../types.ts';
 import type { GgmlType } from './ggml.ts';
 import { gatherRows } from './llama-layout.ts';
@@ -51,19 +52,28 @@ export class EditedWeights implements RawWeightSource {
 
   /** `changes` laid over `base`; everything else as it is. */
   static overlay(base: WeightSource, changes: ReadonlyMap<string, HostTensor>): EditedWeights {
-    const origins = new Map<string, Origin>();
-    for (const name of base.names()) origins.set(name, { kind: 'same', name });
     for (const [name, tensor] of changes) {
-      if (!origins.has(name)) throw new Error(`overlay: ${name} is not a tensor of the base model`);
-      if (base.shape(name).join() !== tensor.shape.join()) throw new Error(`overlay: ${name} has another shape`);
-      origins.set(name, { kind: 'made', shape: tensor.shape, make: () => tensor, like: name });
+      if (base.shape(name).join() !== tensor.shape.join()) throw invalid(name, 'the new tensor has another shape');
+    }
+    return EditedWeights.made(base, name => {
+      const tensor = changes.get(name);
+      return tensor && (() => tensor);
+    });
+  }
+
+  /** Like `overlay`, but each changed tensor is made when it is read; `maker` gives undefined for those kept. */
+  static made(base: WeightSource, maker: (name: string) => (() => HostTensor) | undefined): EditedWeights {
+    const origins = new Map<string, Origin>();
+    for (const name of base.names()) {
+      const make = maker(name);
+      origins.set(name, make ? { kind: 'made', shape: base.shape(name), make, like: name } : { kind: 'same', name });
     }
     return new EditedWeights(base, origins);
   }
 
   #origin(name: string): Origin {
     const origin = this.#origins.get(name);
-    if (origin === undefined) throw new Error(`${name} is not a tensor of this model`);
+    if (origin === undefined) throw invalid(name, 'is not a tensor of this model');
     return origin;
   }
 
