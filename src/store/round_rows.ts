@@ -58,12 +58,50 @@ export async function freezeDocuments(
   return rowCount;
 }
 
-/** Whether anything eligible comes from a source that is not declared public: "epsilon: none" is refused on it. */
-export async function privateDocuments(db: Queryable): Promise<{ total: number; public: number }> {
-  const { rows } = await db.query<{ total: number; public: number }>(
-    `select count(*) as total, count(*) filter (where public) as public from documents where ${MAY_TRAIN}`,
+/** Tasks with rows in the view. */
+export async function tasksInView(db: Queryable, round: number): Promise<Set<string>> {
+  const { rows } = await db.query<{ task: string }>(
+    `select distinct f.task from round_rows r join feedback f on f.id = r.row_id
+     where r.round = $1 and r.kind = 'feedback' and f.split = 'train'`,
+    [round],
   );
-  return rows[0]!;
+  return new Set(rows.map(row => row.task));
+}
+
+/** Sources of the documents in the view. */
+export async function publicSources(db: Queryable, round: number): Promise<string[]> {
+  const { rows } = await db.query<{ source: string }>(
+    `select distinct d.source from round_rows r join documents d on d.id = r.row_id
+     where r.round = $1 and r.kind = 'document' and d.split = 'train' order by d.source`,
+    [round],
+  );
+  return rows.map(row => row.source);
+}
+
+/** Freezes what the round is judged by: the newest held-out documents, and the newest held-out labels of each declared task. */
+export async function freezeHoldout(
+  db: Queryable,
+  round: number,
+  tasks: readonly TaskLabels[],
+  most: { documents: number; labels: number },
+): Promise<void> {
+  await db.query(
+    `insert into round_rows (round, kind, row_id)
+     select $1, 'document', id from (select id from documents where split = 'holdout' and excluded is null
+       order by received_at desc, id desc limit $2) as d
+     on conflict do nothing`,
+    [round, most.documents],
+  );
+  for (const task of tasks)
+    await db.query(
+      `insert into round_rows (round, kind, row_id)
+       select $1, 'feedback', id from (select id from feedback
+         where kind = 'label' and task = $2 and label = any($3) and text is not null
+           and split = 'holdout' and excluded is null
+         order by received_at desc, id desc limit $4) as f
+       on conflict do nothing`,
+      [round, task.name, task.labels, most.labels],
+    );
 }
 
 export interface LabelRow {
@@ -102,12 +140,13 @@ export async function viewDocuments(db: Queryable, round: number): Promise<Docum
   return rows;
 }
 
-/** The newest held-out documents, newest first. */
-export async function holdoutDocuments(db: Queryable, limit: number): Promise<DocumentRow[]> {
+/** Held-out documents of the view, newest first. */
+export async function holdoutDocuments(db: Queryable, round: number): Promise<DocumentRow[]> {
   const { rows } = await db.query<DocumentRow>(
-    `select id, unit, text, public from documents where split = 'holdout' and excluded is null
-     order by received_at desc, id desc limit $1`,
-    [limit],
+    `select d.id, d.unit, d.text, d.public from round_rows r join documents d on d.id = r.row_id
+     where r.round = $1 and r.kind = 'document' and d.split = 'holdout' and d.excluded is null
+     order by d.received_at desc, d.id desc`,
+    [round],
   );
   return rows;
 }
@@ -116,13 +155,14 @@ export interface HoldoutLabel extends LabelRow {
   readonly id: number;
 }
 
-/** The newest held-out labels of a task, newest first; only labels that are declared. */
-export async function holdoutLabels(db: Queryable, task: TaskLabels, limit: number): Promise<HoldoutLabel[]> {
+/** Held-out labels of the view, newest first. */
+export async function holdoutLabels(db: Queryable, round: number, task: string): Promise<HoldoutLabel[]> {
   const { rows } = await db.query<HoldoutLabel>(
-    `select id, unit, text, label from feedback
-     where kind = 'label' and task = $1 and label = any($2) and text is not null and split = 'holdout' and excluded is null
-     order by received_at desc, id desc limit $3`,
-    [task.name, task.labels, limit],
+    `select f.id, f.unit, f.text, f.label from round_rows r join feedback f on f.id = r.row_id
+     where r.round = $1 and r.kind = 'feedback' and f.task = $2 and f.text is not null
+       and f.split = 'holdout' and f.excluded is null
+     order by f.received_at desc, f.id desc`,
+    [round, task],
   );
   return rows;
 }

@@ -1,0 +1,168 @@
+import { randomBytes } from 'node:crypto';
+import { LearndError } from '../../base/errors.ts';
+import type { Action } from '../../events/actions.ts';
+import { epsilon, noiseMultiplier } from '../../learn/privacy/accountant.ts';
+import { SEED_BYTES } from '../../learn/privacy/noise.ts';
+import type { Queryable } from '../../store/database.ts';
+import { declare, reserve } from '../../store/ledger.ts';
+import { freezeDocuments, freezeHoldout, freezeLabels, publicSources, tasksInView } from '../../store/round_rows.ts';
+import type { RoundRow } from '../../store/rounds.ts';
+import type { Outcome, Step } from './machine.ts';
+import type { RoundPorts } from './ports.ts';
+import { type Finetune, type Program, programOf } from './program.ts';
+import { RECIPES, sampleRate } from './recipes.ts';
+import { type Compression, mechanismOf, type Noise, type RoundWork, type Training } from './work.ts';
+
+type Candidate = Extract<Program, { kind: 'candidate' }>;
+
+/** How much is measured on held-out users: newest rows first. Bounds the time of `evaluate`, not the privacy. */
+export const MEASURED = { documents: 256, labels: 1000 } as const;
+
+/**
+ * The first step: reads the program off the actions, and in one transaction freezes the view, makes the privacy plan from public
+ * constants and reserves its cost. A refusal leaves no trace but its reason.
+ */
+export function planStep(ports: RoundPorts): Step {
+  return async round => {
+    const program = programOf(round.actions as readonly Action[]);
+    switch (program.kind) {
+      case 'nothing':
+        return { to: 'published', work: { notes: ['nothing to train or measure'] } };
+      case 'rollback':
+        return { to: 'published', commit: tx => rollBack(ports, tx, round) };
+      case 'evaluate':
+        return {
+          to: 'compressed',
+          commit: async tx => {
+            await freezeHoldout(tx, round.id, ports.settings.tasks, MEASURED);
+            return {};
+          },
+        };
+      case 'candidate':
+        return { to: 'reserved', commit: tx => freezeAndReserve(ports, tx, round, program) };
+    }
+  };
+}
+
+async function rollBack(ports: RoundPorts, tx: Queryable, round: RoundRow): Promise<Partial<Outcome>> {
+  const { version } = await ports.registry.rollbackIn(tx, { reason: round.reason, fence: ports.fence });
+  return { work: { notes: [`rolled back to ${version.name}@${version.n}`] } };
+}
+
+async function freezeAndReserve(
+  ports: RoundPorts,
+  tx: Queryable,
+  round: RoundRow,
+  program: Candidate,
+): Promise<{ epsilon: number; work: Record<string, unknown> }> {
+  const { settings } = ports;
+  const budget = ports.budget();
+  const notes: string[] = [];
+  const trainings: Training[] = [];
+  const view = { feedback: 0, documents: 0 };
+  for (const finetune of program.finetunes) {
+    if (finetune.data === 'feedback') {
+      view.feedback += await freezeLabels(tx, round.id, settings.tasks, settings.privacy.examples_per_user);
+      const tasks = await tasksInView(tx, round.id);
+      const trained = settings.tasks.filter(task => tasks.has(task.name));
+      if (trained.length === 0)
+        throw nothing(
+          'there is no labelled feedback that may be trained on',
+          'Send labels for a task declared in settings',
+        );
+      const noise = noiseOf(ports, finetune, budget.delta, trained.length);
+      trainings.push(
+        ...trained.map(
+          ({ name, labels }): Training => ({
+            kind: 'head',
+            task: name,
+            labels,
+            minutes: finetune.minutes / trained.length,
+            noise: seeded(noise),
+          }),
+        ),
+      );
+    } else {
+      const publicOnly = finetune.epsilon === 'none';
+      const rows = await freezeDocuments(tx, round.id, { perUnit: settings.privacy.examples_per_user, publicOnly });
+      if (rows === 0)
+        throw publicOnly
+          ? new LearndError(
+              'forbidden',
+              'epsilon: none needs documents of a source declared public, and there is none',
+              {
+                field: 'epsilon',
+                hint: 'Declare the source public in settings, or give a number for epsilon',
+              },
+            )
+          : nothing(
+              'there is no document that may be trained on',
+              'Send documents, or wait until they have been scored',
+            );
+      view.documents += rows;
+      const kind = finetune.method === 'lora' ? 'lora' : 'norms';
+      const base = { kind, minutes: finetune.minutes } as const;
+      if (publicOnly) {
+        trainings.push(base);
+        await declare(tx, {
+          round: round.id,
+          what: 'training without noise',
+          why: `documents of sources declared public: ${(await publicSources(tx, round.id)).join(', ')}`,
+        });
+      } else trainings.push({ ...base, noise: seeded(noiseOf(ports, finetune, budget.delta, 1)) });
+    }
+  }
+  const mechanisms = trainings.flatMap(({ noise }) => (noise ? [mechanismOf(noise)] : []));
+  if (mechanisms.length > 0) {
+    await reserve(tx, {
+      round: round.id,
+      mechanisms,
+      delta: budget.delta,
+      limit: budget.epsilon,
+      ...(typeof budget.windowMs === 'number' ? { windowMs: budget.windowMs } : {}),
+      compose: epsilon,
+      note: `round ${round.id}: ${trainings.map(t => (t.kind === 'head' ? `head ${t.task}` : t.kind)).join(', ')}`,
+    });
+    await declare(tx, {
+      round: round.id,
+      what: round.decision === null ? 'view' : 'trigger and view',
+      why: 'when this round began, and which tasks had rows to train on, depends on private data that no noise covers',
+    });
+  }
+  await freezeHoldout(tx, round.id, settings.tasks, MEASURED);
+  const compression: Compression = {
+    ...(program.prune && {
+      prune: {
+        ...(program.prune.ffn !== undefined && { ffn: program.prune.ffn }),
+        ...(program.prune.drop_layers !== undefined && { dropLayers: program.prune.drop_layers }),
+      },
+    }),
+    ...(program.quantize && { quantize: program.quantize.type }),
+  };
+  const work: RoundWork = { trainings, compression, view, reserved: mechanisms, notes };
+  return { epsilon: mechanisms.length > 0 ? epsilon(mechanisms, budget.delta) : 0, work: { ...work } };
+}
+
+const nothing = (message: string, hint: string): LearndError => new LearndError('conflict', message, { hint });
+
+/** The smallest noise that keeps `parts` trainings of one action together at its epsilon. */
+function noiseOf(ports: RoundPorts, finetune: Finetune, delta: number, parts: number): Noise {
+  const recipe = RECIPES[finetune.method];
+  const expectedUnits = ports.settings.privacy.expected_users;
+  const rate = sampleRate(recipe, expectedUnits);
+  return {
+    noiseMultiplier: noiseMultiplier({
+      epsilon: finetune.epsilon as number,
+      delta,
+      sampleRate: rate,
+      steps: recipe.steps * parts,
+    }),
+    sampleRate: rate,
+    steps: recipe.steps,
+    clip: recipe.clip,
+    expectedUnits,
+    delta,
+  };
+}
+
+const seeded = (noise: Noise): Noise => ({ ...noise, seed: randomBytes(SEED_BYTES).toString('hex') });

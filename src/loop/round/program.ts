@@ -1,0 +1,109 @@
+import { invalid, LearndError, laterVersion } from '../../base/errors.ts';
+import type { Action, ActionOf } from '../../events/actions.ts';
+
+/** What a round will do, read off its actions before anything is touched. */
+export type Program =
+  | {
+      readonly kind: 'candidate';
+      readonly finetunes: readonly Finetune[];
+      readonly prune: ActionOf<'prune'> | undefined;
+      readonly quantize: ActionOf<'quantize'> | undefined;
+    }
+  /** Re-measures the champion's card. */
+  | { readonly kind: 'evaluate' }
+  /** Moves the alias back. */
+  | { readonly kind: 'rollback' }
+  /** Nothing but notifications. */
+  | { readonly kind: 'nothing' };
+
+export interface Finetune {
+  readonly method: 'head' | 'norms' | 'lora';
+  readonly data: 'feedback' | 'documents';
+  readonly epsilon: number | 'none';
+  readonly minutes: number;
+}
+
+/** Order of the parts of a chain: what is trained is then made smaller, and what is smaller is then encoded shorter. */
+const ORDER = ['finetune', 'prune', 'quantize'] as const;
+
+/**
+ * @throws LearndError('unavailable_feature') naming what this version cannot do; 'invalid' for a chain that makes no sense;
+ *   'forbidden' for training without noise on what no declaration covers.
+ */
+export function programOf(actions: readonly Action[]): Program {
+  const chain: Action[] = [];
+  const alone: Array<'evaluate' | 'rollback'> = [];
+  for (const action of actions) {
+    switch (action.do) {
+      case 'finetune':
+      case 'prune':
+      case 'quantize':
+        chain.push(action);
+        break;
+      case 'evaluate':
+      case 'rollback':
+        alone.push(action.do);
+        break;
+      case 'notify':
+        break;
+      default:
+        throw laterVersion(`the action ${action.do}`);
+    }
+  }
+  if (alone.includes('rollback')) {
+    if (chain.length > 0) throw invalid('do', 'rollback cannot be combined with actions that make a candidate');
+    return { kind: 'rollback' };
+  }
+  // A candidate's round measures the champion beside it anyway.
+  if (chain.length === 0) return { kind: alone.length > 0 ? 'evaluate' : 'nothing' };
+  const places = chain.map(action => ORDER.indexOf(action.do as (typeof ORDER)[number]));
+  if (places.some((place, i) => i > 0 && place < places[i - 1]!))
+    throw laterVersion(`a chain in the order ${chain.map(action => action.do).join(', ')} (finetune, prune, quantize)`);
+  for (const name of ['prune', 'quantize'] as const)
+    if (chain.filter(action => action.do === name).length > 1)
+      throw invalid('do', `${name} appears twice in one round`);
+  return {
+    kind: 'candidate',
+    finetunes: chain.filter(action => action.do === 'finetune').map(finetune),
+    prune: chain.find(action => action.do === 'prune'),
+    quantize: chain.find(action => action.do === 'quantize'),
+  };
+}
+
+function finetune(action: ActionOf<'finetune'>): Finetune {
+  const { data, epsilon, objective } = action;
+  if (action.augment === true) throw laterVersion('finetune with augment');
+  if (objective === 'instruct' || objective === 'preference')
+    throw laterVersion(`finetune with objective ${objective}`);
+  const method = methodOf(action);
+  if (method === 'head' && data !== 'feedback')
+    throw invalid('method', 'a head is trained on feedback: documents have no labels');
+  if (method !== 'head' && data === 'feedback') throw laterVersion(`finetune on feedback with method ${method}`);
+  if (method === 'head' ? objective === 'next_token' : objective === 'classify')
+    throw invalid('objective', `the method ${method} does not train for the objective ${objective}`);
+  if (epsilon === 'none' && data === 'feedback')
+    throw new LearndError(
+      'forbidden',
+      'epsilon: none is for documents of sources declared public; feedback is private',
+      {
+        field: 'epsilon',
+        hint: 'Give a number, e.g. epsilon: 1',
+      },
+    );
+  return { method, data, epsilon, minutes: action.max_minutes };
+}
+
+/** `auto`: what was measured to work best under that privacy (algorithms 11 and 12: heads; norm scales on private text, LoRA on public). */
+function methodOf(action: ActionOf<'finetune'>): Finetune['method'] {
+  switch (action.method) {
+    case 'auto':
+      if (action.data === 'feedback') return 'head';
+      return action.epsilon === 'none' ? 'lora' : 'norms';
+    case 'head':
+    case 'norms':
+    case 'lora':
+      return action.method;
+    default:
+      throw laterVersion(`finetune with method ${action.method}`);
+  }
+}

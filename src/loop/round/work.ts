@@ -1,0 +1,84 @@
+/** What `rounds.work` holds: everything a resumed round needs, and no private text. */
+
+import type { Card, VersionManifest } from '../../learn/model/version.ts';
+import type { Mechanism } from '../../learn/privacy/mechanism.ts';
+import type { Clip } from '../../learn/privacy/plan.ts';
+import type { RoundRow } from '../../store/rounds.ts';
+
+/** The privacy plan of one training, from public constants alone. */
+export interface Noise {
+  readonly noiseMultiplier: number;
+  readonly sampleRate: number;
+  readonly steps: number;
+  readonly clip: Clip;
+  readonly expectedUnits: number;
+  readonly delta: number;
+  /**
+   * 64 hex digits: sampling and noise of this training. A retry after a crash makes the same release again instead of a second
+   * one. As secret as the data, and destroyed when the training is settled.
+   */
+  readonly seed?: string;
+}
+
+interface TrainingBase {
+  readonly minutes: number;
+  /** undefined: without noise, on documents of sources declared public. */
+  readonly noise?: Noise;
+}
+
+export interface HeadTraining extends TrainingBase {
+  readonly kind: 'head';
+  readonly task: string;
+  readonly labels: readonly string[];
+  readonly noise: Noise;
+}
+
+export interface TextTraining extends TrainingBase {
+  readonly kind: 'norms' | 'lora';
+}
+
+export type Training = HeadTraining | TextTraining;
+
+export interface Compression {
+  readonly prune?: { readonly ffn?: number; readonly dropLayers?: number };
+  readonly quantize?: string;
+}
+
+/** What a training did; no figure here depends on the data except through the noised result. */
+export interface Trained {
+  readonly kind: Training['kind'];
+  readonly task?: string;
+  readonly steps: number;
+  readonly seconds: number;
+}
+
+export interface Measured {
+  readonly champion: Card;
+  readonly candidate: Card;
+  /** Tasks measured, and held-out rows behind the figures. */
+  readonly rows: { readonly documents: number; readonly labels: Readonly<Record<string, number>> };
+}
+
+export interface RoundWork {
+  readonly trainings?: readonly Training[];
+  readonly compression?: Compression;
+  /** Rows in the frozen view, by kind. */
+  readonly view?: { readonly feedback: number; readonly documents: number };
+  readonly reserved?: readonly Mechanism[];
+  /** Set before the first noised step can have happened. */
+  readonly begun?: boolean;
+  readonly trained?: readonly Trained[];
+  /** The candidate as far as it is made. */
+  readonly manifest?: VersionManifest;
+  readonly measured?: Measured;
+  readonly notes?: readonly string[];
+}
+
+export const workOf = (round: RoundRow): RoundWork => round.work as RoundWork;
+
+/** What a training releases when all its steps are done. */
+export const mechanismOf = (noise: Noise, steps = noise.steps): Mechanism => ({
+  noise_multiplier: noise.noiseMultiplier,
+  sample_rate: noise.sampleRate,
+  steps,
+});
