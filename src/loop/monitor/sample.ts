@@ -11,3 +11,13 @@ export function sample<T>(items: readonly T[], size: number): T[] {
   }
   return [...chosen].sort((a, b) => a - b).map(i => items[i]!);
 }
+
+/** The items in an order of which each is equally likely (Fisher and Yates). */
+export function shuffled<T>(items: readonly T[]): T[] {
+  const mixed = [...items];
+  for (let i = mixed.length - 1; i > 0; i--) {
+    const j = randomInt(i + 1);
+    [mixed[i], mixed[j]] = [mixed[j]!, mixed[i]!];
+  }
+  return mixed;
+}

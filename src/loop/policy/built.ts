@@ -22,6 +22,8 @@ export function notBuilt(action: Action): LearndError | undefined {
     case 'finetune':
       if (!BUILT_METHODS.has(action.method)) return laterVersion(`finetune with method ${action.method}`);
       if (!BUILT_OBJECTIVES.has(action.objective)) return laterVersion(`finetune with objective ${action.objective}`);
+      if (action.data === 'feedback' && (action.method === 'norms' || action.method === 'lora'))
+        return laterVersion(`finetune on feedback with method ${action.method}`);
       if (action.augment === true) return laterVersion('finetune with augment');
       return undefined;
     case 'prune':
@@ -31,4 +33,19 @@ export function notBuilt(action: Action): LearndError | undefined {
     default:
       return undefined;
   }
+}
+
+/** What is trained is then made smaller, and what is smaller is then encoded shorter. */
+const CHAIN: readonly ActionName[] = ['finetune', 'prune', 'quantize'];
+
+/** What of a whole list under `do` is not built: one of its actions, or their order. */
+export function chainNotBuilt(actions: readonly Action[]): LearndError | undefined {
+  for (const action of actions) {
+    const missing = notBuilt(action);
+    if (missing) return missing;
+  }
+  const places = actions.map(action => CHAIN.indexOf(action.do)).filter(place => place >= 0);
+  if (places.some((place, i) => i > 0 && place < places[i - 1]!))
+    return laterVersion(`a round in the order ${actions.map(a => a.do).join(', ')} (built: ${CHAIN.join(', ')})`);
+  return undefined;
 }

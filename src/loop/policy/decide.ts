@@ -1,6 +1,6 @@
 import type { Action } from '../../events/actions.ts';
 import type { Signals, SignalValue } from '../../events/signals.ts';
-import { notBuilt } from './built.ts';
+import { chainNotBuilt } from './built.ts';
 import { type Expression, type Values, withValues } from './expression.ts';
 import { type Policy, type Rule, showDuration } from './policy.ts';
 import { wallClock } from './schedule.ts';
@@ -129,17 +129,15 @@ export function decide(
       e === undefined ? [] : [`${e.text}${e.signals.length === 0 ? '' : ` (${withValues(e, chosen.values)})`}`],
     ),
   ].join(' and ');
-  for (const action of rule.actions) {
-    const missing = notBuilt(action);
-    if (missing)
-      return {
-        outcome: 'refused',
-        rule: rule.name,
-        actions: rule.actions,
-        reason: `Rule ${rule.name} holds, but ${missing.message}.`,
-        rules,
-      };
-  }
+  const missing = chainNotBuilt(rule.actions);
+  if (missing)
+    return {
+      outcome: 'refused',
+      rule: rule.name,
+      actions: rule.actions,
+      reason: `Rule ${rule.name} holds (${why}), but ${missing.message}.`,
+      rules,
+    };
   return {
     outcome: 'round',
     rule: rule.name,

@@ -145,7 +145,7 @@ function readPolicy(raw: RawPolicy, to: Collector): Omit<Policy, 'text' | 'sha25
     to.warning(
       to.source.key(['budget'], 'window'),
       ['budget', 'window'],
-      `a window does not renew the budget: the lifetime total of ${budget.epsilon} is never exceeded`,
+      `with a window, epsilon ${budget.epsilon} limits what is spent within ${raw.budget.window}; the lifetime total is shown beside it and can pass it`,
     );
   if (raw.alarms?.false_per_month !== undefined)
     to.warning(

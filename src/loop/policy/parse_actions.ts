@@ -1,5 +1,5 @@
 import { ACTIONS, type Action, type ActionName } from '../../events/actions.ts';
-import { notBuilt } from './built.ts';
+import { chainNotBuilt } from './built.ts';
 import { type Collector, reportIssues } from './collect.ts';
 import { nearest, type Path } from './source.ts';
 
@@ -25,6 +25,14 @@ export function parseActions(raw: readonly unknown[], path: Path, budget: number
     );
     return undefined;
   }
+  for (const name of ['prune', 'quantize'] as const) {
+    const again = actions.map(a => a.do).lastIndexOf(name);
+    if (actions.findIndex(a => a.do === name) === again) continue;
+    to.error(to.source.value([...path, again]), [...path, again], `${name} appears twice in one round`);
+    return undefined;
+  }
+  const missing = chainNotBuilt(actions);
+  if (missing) to.warning(to.source.value(path), path, `${missing.message}: a round with it will be refused`);
   return actions;
 }
 
@@ -63,8 +71,6 @@ function parseAction(item: unknown, path: Path, budget: number, to: Collector): 
   }
   const action = { do: name, ...result.data } as Action;
   if (!meaningful(action, inner, budget, to)) return undefined;
-  const missing = notBuilt(action);
-  if (missing) to.warning(source.value(path), path, `${missing.message}: a round with it will be refused`);
   return action;
 }
 

@@ -25,11 +25,11 @@ export interface Rule {
 }
 
 export interface Budget {
-  /** Lifetime total at `delta`, composed over all rounds. */
+  /** At `delta`, composed over all rounds of the window, or of the deployment's life where there is none. */
   readonly epsilon: number;
   readonly delta: number;
   readonly unit: 'user';
-  /** Milliseconds; null: only the lifetime total limits. */
+  /** Milliseconds; null: the limit is on the lifetime total. */
   readonly windowMs: number | null;
 }
 
