@@ -1,0 +1,381 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { loadSettings } from '../../src/base/settings.ts';
+import { splitOf } from '../../src/loop/curate/split.ts';
+import { erase } from '../../src/loop/ingest/erasure.ts';
+import { type IngestOptions, type IngestSettings, ingest } from '../../src/loop/ingest/ingest.ts';
+import { matchLate } from '../../src/loop/ingest/late.ts';
+import type { Database } from '../../src/store/database.ts';
+import { erasedRows } from '../../src/store/erasures.ts';
+import { eventCounts, excludedCounts } from '../../src/store/events.ts';
+import { type Exchange, saveExchange } from '../../src/store/exchanges.ts';
+import { testDatabase } from '../support/database.ts';
+
+const secret = Buffer.from('the secret of the test');
+const settings: IngestSettings = {
+  ...loadSettings({ env: {}, cwd: '/nonexistent' }),
+  tasks: [{ name: 'intent', labels: ['card', 'transfer'] }],
+  sources: [{ name: 'newsroom', public: true }],
+};
+
+let count = 0;
+const event = (type: string, data: object, id = `e${++count}`) => ({
+  specversion: '1.0',
+  id,
+  source: 'test',
+  type,
+  data,
+});
+const label = (text: string, more: object = {}, id?: string) =>
+  event('learnd.feedback.label', { task: 'intent', text, label: 'card', user: 'anna', ...more }, id);
+const document = (text: string, more: object = {}, id?: string) =>
+  event('learnd.document', { text, source: 'wire', ...more }, id);
+const send = (db: Database, events: unknown[], options: Partial<IngestOptions> = {}) =>
+  ingest(db, settings, secret, events, { origin: 'http', ...options });
+const rows = async (db: Database, table: 'feedback' | 'documents') =>
+  (await db.query(`select * from ${table} order by id`)).rows;
+
+const exchange = (db: Database, id: string, user: string | null, input: unknown, output: string) =>
+  saveExchange(db, {
+    responseId: id,
+    previousResponseId: undefined,
+    version: 'learnd@1',
+    api: 'responses',
+    instructions: undefined,
+    input: (typeof input === 'string' ? [{ role: 'user', content: input }] : input) as Exchange['input'],
+    output,
+    status: 'completed',
+    incompleteReason: undefined,
+    user: user ?? undefined,
+    metadata: {},
+    inputTokens: 1,
+    outputTokens: 1,
+    createdAt: Date.now(),
+    latencyMs: 1,
+    firstTokenMs: 1,
+  });
+
+test('valid events are stored, invalid ones refused one by one, repeated ones counted', async t => {
+  const db = await testDatabase(t);
+  const good = label('Where is my new card?', {}, 'one');
+  const first = await send(db, [
+    good,
+    { ...good, data: { ...good.data, colour: 'red' } },
+    good,
+    document('A first text about nothing in particular.', {
+      title: 'First',
+      consent: ['training'],
+      region: 'EU',
+      license: 'CC0-1.0',
+    }),
+    'nonsense',
+  ]);
+  assert.deepEqual(first, {
+    accepted: 2,
+    duplicates: 1,
+    rejected: [
+      { index: 1, field: 'data.colour', reason: 'unknown field colour' },
+      { index: 4, field: '', reason: 'an event must be a JSON object (CloudEvents 1.0)' },
+    ],
+  });
+  assert.deepEqual(await send(db, [good]), { accepted: 0, duplicates: 1, rejected: [] });
+  assert.deepEqual(await eventCounts(db), { feedback: 1, documents: 1, erasures: 0, dead: 0 });
+  const [stored] = await rows(db, 'feedback');
+  assert.equal(stored!.unit, 'u:anna');
+  assert.equal(stored!.text, 'Where is my new card?');
+  assert.equal(stored!.excluded, null);
+  assert.equal(stored!.split, splitOf(secret, 'u:anna', 0.2));
+  const [doc] = await rows(db, 'documents');
+  assert.deepEqual(doc!.consent, ['training']);
+  assert.match(doc!.unit as string, /^e:\d+$/);
+  assert.equal(doc!.public, false);
+});
+
+test('a path takes its own family only, and a batch no more than its limit', async t => {
+  const db = await testDatabase(t);
+  const report = await send(db, [label('x'), event('learnd.erasure', { user: 'anna' })], { kind: 'feedback' });
+  assert.equal(report.accepted, 1);
+  assert.deepEqual(report.rejected, [
+    { index: 1, field: 'type', reason: 'learnd.erasure does not belong to feedback' },
+  ]);
+  await assert.rejects(
+    send(
+      db,
+      Array.from({ length: 1001 }, () => label('x')),
+    ),
+    (error: Error & { code: string }) => error.code === 'too_large' && /1001.*1000/.test(error.message),
+  );
+});
+
+test('curation: undeclared labels, repetitions within a user, redaction, public sources', async t => {
+  const db = await testDatabase(t);
+  const text = 'My card was swallowed by the machine in the station hall, what should I do now?';
+  await send(db, [label(text), label('hello', { label: 'greeting' }), label('hello', { task: 'mood' })]);
+  await send(db, [
+    label(text),
+    label(text.toLowerCase()),
+    label(text, { label: 'transfer' }),
+    label(text, { user: 'bert' }),
+    label('Reach me at anna@example.com or +49 30 901820', { user: 'carl' }),
+    document('Shares rose.', { source: 'newsroom' }),
+    document('Shares rose.', { source: 'newsroom' }),
+    document('Shares rose.'),
+    document('Shares rose.'),
+  ]);
+  const feedback = await rows(db, 'feedback');
+  assert.deepEqual(
+    feedback.map(row => row.excluded),
+    [null, 'undeclared', 'undeclared', 'duplicate', 'near_duplicate', null, null, null],
+  );
+  assert.equal(feedback[7]!.text, 'Reach me at [email] or [phone]');
+  const documents = await rows(db, 'documents');
+  assert.deepEqual(
+    documents.map(row => [row.public, row.excluded]),
+    [
+      [true, null],
+      [true, 'duplicate'],
+      [false, null],
+      [false, null],
+    ],
+  );
+  assert.equal(new Set(documents.map(row => row.split)).size, 1, 'equal texts stand on one side');
+  assert.deepEqual(await excludedCounts(db), { duplicate: 2, near_duplicate: 1, undeclared: 2 });
+});
+
+test('feedback by response_id inherits user, prompt and text; unknown ones and foreign ones are not trained on', async t => {
+  const db = await testDatabase(t);
+  const messages = [
+    { role: 'system', content: 'Be kind.' },
+    { role: 'user', content: 'Where is my card? Mail me: a@example.com' },
+  ];
+  await exchange(db, 'resp_1', 'anna', messages, 'On its way.');
+  await exchange(
+    db,
+    'resp_2',
+    null,
+    [
+      {
+        role: 'user',
+        content: [
+          { type: 'input_text', text: 'And ' },
+          { type: 'input_text', text: 'now?' },
+        ],
+      },
+    ],
+    'Later.',
+  );
+  const bare = (type: string, data: object) => event(`learnd.feedback.${type}`, data);
+  await send(db, [
+    bare('rating', { response_id: 'resp_1', value: 1 }),
+    bare('label', { response_id: 'resp_1', task: 'intent', label: 'card' }),
+    bare('correction', { response_id: 'resp_2', ideal: 'Tomorrow.', user: 'bert' }),
+    bare('rating', { response_id: 'resp_1', value: -1, user: 'mallory' }),
+    bare('label', { response_id: 'resp_9', task: 'intent', label: 'card', user: 'anna' }),
+    bare('rating', { response_id: 'resp_9', value: 1 }),
+    bare('label', { response_id: 'resp_9', task: 'intent', label: 'card', user: 'anna', text: 'my own words' }),
+  ]);
+  const stored = await rows(db, 'feedback');
+  assert.deepEqual(
+    stored.map(row => [row.kind, row.user_id, row.prompt, row.text, row.excluded]),
+    [
+      ['rating', 'anna', 'Where is my card? Mail me: [email]', 'On its way.', null],
+      ['label', 'anna', null, 'Where is my card? Mail me: [email]', null],
+      ['correction', 'bert', 'And now?', null, null],
+      ['rating', 'mallory', null, null, 'other_user'],
+      ['label', 'anna', null, null, 'unmatched'],
+      ['rating', null, null, null, 'unmatched'],
+      ['label', 'anna', null, 'my own words', null],
+    ],
+  );
+
+  assert.equal(await matchLate(db, settings, secret), 0);
+  await exchange(db, 'resp_9', 'anna', [{ role: 'user', content: 'It is late.' }], 'Yes, it is.');
+  assert.equal(await matchLate(db, settings, secret), 2);
+  const late = (await rows(db, 'feedback')).slice(4, 6);
+  assert.deepEqual(
+    late.map(row => [row.unit, row.text, row.prompt, row.excluded]),
+    [
+      ['u:anna', 'It is late.', null, null],
+      ['u:anna', 'Yes, it is.', 'It is late.', null],
+    ],
+  );
+  assert.equal(await matchLate(db, settings, secret), 0);
+});
+
+test("the model's own output does not come back as a document", async t => {
+  const db = await testDatabase(t);
+  const answer = 'You can order a new card in the app; it arrives within five working days at no cost.';
+  await exchange(db, 'resp_1', null, 'Where?', ` ${answer} `);
+  await send(db, [
+    document(answer),
+    document(answer.toUpperCase()),
+    document('Something a person wrote about cards and apps.'),
+  ]);
+  await exchange(db, 'resp_2', null, 'Short?', 'Yes.');
+  await send(db, [document('Yes.'), document('No.')]);
+  assert.deepEqual(
+    (await rows(db, 'documents')).map(row => row.excluded),
+    ['own_output', 'own_output', null, 'own_output', null],
+  );
+});
+
+test('erasure removes the rows, refuses what comes later, and its receipt names the versions', async t => {
+  const db = await testDatabase(t);
+  await exchange(db, 'resp_1', 'anna', 'secret question', 'answer');
+  await exchange(db, 'resp_2', null, 'hers without a name', 'answer');
+  await exchange(db, 'resp_3', 'bert', 'his', 'answer');
+  await send(db, [
+    label('Where is my card?', {}, 'one'),
+    label('Where is his card?', { user: 'bert' }),
+    document('The diary of Anna', { user: 'anna' }),
+    event('learnd.feedback.rating', { response_id: 'resp_2', value: 1, user: 'anna' }),
+  ]);
+  const [first, second] = await rows(db, 'feedback');
+  await db.query(`update feedback set split = 'train'`);
+  await db.query(`insert into dead_letters (topic, partition, "offset", key, payload, reason) values
+    ('learnd.feedback', 0, 1, 'anna', 'x', 'r'), ('learnd.feedback', 0, 2, null, '{"user":"anna"', 'r'), ('learnd.feedback', 0, 3, 'bert', '{"user":"bert"', 'r')`);
+  const round = async (state: string, finished: boolean, epsilon: number) =>
+    (
+      await db.query<{ id: number }>(
+        `insert into rounds (state, reason, actions, epsilon, finished_at) values ($1, 'test', '[]', $2, $3) returning id`,
+        [state, epsilon, finished ? new Date() : null],
+      )
+    ).rows[0]!.id;
+  const trained = await round('published', true, 0.5);
+  const other = await round('published', true, 0.25);
+  const running = await round('reserved', false, 0);
+  for (const [id, row] of [
+    [trained, first!.id],
+    [trained, second!.id],
+    [other, second!.id],
+    [running, first!.id],
+  ])
+    await db.query(`insert into round_rows (round, kind, row_id) values ($1, 'feedback', $2)`, [id, row]);
+  await db.query(
+    `insert into ledger (id, round, entry, mechanism, delta, note, prev_hash, hash) values (1, $1, 'settle', '[]', 1e-6, '', '', '')`,
+    [trained],
+  );
+  await db.query(
+    `insert into versions (n, name, sha256, parent, round, manifest, epsilon) values (1, 'learnd', 'a', null, null, '{}', 0),
+     (2, 'learnd', 'b', 1, $1, '{}', 0.5), (3, 'learnd', 'c', 2, null, '{}', 0.5), (4, 'learnd', 'd', 1, $2, '{}', 0.25)`,
+    [trained, other],
+  );
+
+  const receipt = await erase(db, { user: 'anna', secret });
+  assert.deepEqual(receipt.rows, { feedback: 2, documents: 1, exchanges: 2, dead_letters: 2 });
+  assert.equal(receipt.running_round, running);
+  assert.deepEqual(
+    receipt.versions.map(({ version, role, epsilon, delta }) => ({ version, role, epsilon, delta })),
+    [
+      { version: 'learnd@2', role: 'trained', epsilon: 0.5, delta: 1e-6 },
+      { version: 'learnd@3', role: 'inherits', epsilon: 0, delta: null },
+    ],
+  );
+  assert.match(receipt.versions[0]!.guarantee, /user-level differential privacy.*0\.5.*0\.000001/);
+  assert.equal(JSON.stringify(receipt).includes('anna'), false);
+  assert.equal(await erasedRows(db, running), 1);
+  assert.equal(await erasedRows(db, other), 0);
+
+  assert.deepEqual(
+    await send(db, [
+      label('I am back', {}, 'two'),
+      label('Where is my card?', {}, 'one'),
+      label('hi', { user: 'bert' }),
+    ]),
+    {
+      accepted: 1,
+      duplicates: 0,
+      rejected: [
+        { index: 0, field: 'user', reason: 'erased' },
+        { index: 1, field: 'user', reason: 'erased' },
+      ],
+    },
+  );
+  // The whole database is searched: her words and her name are in no table.
+  const { rows: tables } = await db.query<{ name: string }>(
+    `select table_name as name from information_schema.tables where table_schema = 'public'`,
+  );
+  for (const { name } of tables) {
+    const { rows: found } = await db.query(
+      `select * from ${name} t where t::text ~* 'anna|diary|secret question|hers without' or t::text ~ encode('anna', 'hex')`,
+    );
+    assert.deepEqual(found, [], name);
+  }
+  const outbox = (await db.query<{ type: string; data: unknown }>('select type, data from outbox')).rows;
+  assert.deepEqual(outbox, [{ type: 'learnd.erasure.completed', data: receipt }]);
+
+  const again = await erase(db, { user: 'anna', secret });
+  assert.deepEqual(
+    { ...again, running_round: null },
+    { ...receipt, running_round: null },
+    'asking again loses nothing',
+  );
+});
+
+test('an erasure event: earlier events of the batch go, later ones are refused, a repeated one is a duplicate', async t => {
+  const db = await testDatabase(t);
+  const erasure = event('learnd.erasure', { user: 'anna', reason: 'asked' });
+  const report = await send(db, [label('before'), label('hello', { user: 'bert' }), erasure, label('after')]);
+  assert.deepEqual(report, { accepted: 3, duplicates: 0, rejected: [{ index: 3, field: 'user', reason: 'erased' }] });
+  assert.deepEqual(
+    (await rows(db, 'feedback')).map(row => row.user_id),
+    ['bert'],
+  );
+  assert.equal((await send(db, [erasure], { kind: 'erasures' })).duplicates, 1);
+});
+
+test('an erasure that runs beside ingest leaves nothing behind, whichever comes first', async t => {
+  const db = await testDatabase(t);
+  for (let turn = 0; turn < 10; turn++) {
+    const user = `u${turn}`;
+    const batches = Array.from({ length: 6 }, (_, b) =>
+      send(
+        db,
+        Array.from({ length: 20 }, (_, i) => label(`text ${b} ${i}`, { user })),
+      ),
+    );
+    await new Promise(resolve => setTimeout(resolve, turn));
+    await erase(db, { user, secret });
+    await Promise.all(batches);
+    const { rows: left } = await db.query('select id from feedback where user_id = $1', [user]);
+    assert.deepEqual(left, []);
+  }
+});
+
+test('the same events sent by many at once are stored once', async t => {
+  const db = await testDatabase(t);
+  const events = Array.from({ length: 200 }, (_, i) => label(`text number ${i}`, { user: `u${i % 17}` }));
+  const reports = await Promise.all(
+    Array.from({ length: 6 }, (_, n) => send(db, n % 2 === 0 ? events : [...events].reverse())),
+  );
+  assert.equal(
+    reports.reduce((sum, report) => sum + report.accepted, 0),
+    200,
+  );
+  assert.equal(
+    reports.reduce((sum, report) => sum + report.duplicates, 0),
+    1000,
+  );
+  assert.equal((await rows(db, 'feedback')).length, 200);
+});
+
+test('batches of 1,000 pass at 2,000 events a second at least', async t => {
+  const db = await testDatabase(t);
+  const batch = (n: number) =>
+    Array.from({ length: 1000 }, (_, i) =>
+      label(`Why was the payment number ${n * 1000 + i} to my landlord declined on the ${i % 28}th?`, {
+        user: `user ${i % 300}`,
+      }),
+    );
+  await send(db, batch(99));
+  // The fastest of several batches is what ingest can do; the others say what else the machine was doing.
+  let fastest = Number.POSITIVE_INFINITY;
+  for (let n = 0; n < 6; n++) {
+    const started = performance.now();
+    assert.equal((await send(db, batch(n))).accepted, 1000);
+    fastest = Math.min(fastest, performance.now() - started);
+  }
+  const rate = 1000 / (fastest / 1000);
+  t.diagnostic(`${rate.toFixed(0)} events/s`);
+  assert.ok(rate >= 2000, `${rate.toFixed(0)} events/s`);
+});
