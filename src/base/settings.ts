@@ -36,6 +36,13 @@ const schema = z.strictObject({
     .string()
     .optional()
     .describe('PostgreSQL; without it an embedded server is started in the data directory'),
+  admin_key: z
+    .string()
+    .min(32)
+    .optional()
+    .describe(
+      'An admin key made elsewhere (a secret of the cluster), 32 characters or more; without it one is made on first start',
+    ),
   artifacts_url: z.string().optional().describe('Folder for model files; default: artifacts/ in the data directory'),
   kafka: z
     .strictObject({
@@ -154,7 +161,7 @@ const ALIASES: Record<string, string> = {
   OTEL_EXPORTER_OTLP_ENDPOINT: 'telemetry.otlp_endpoint',
 };
 
-const SECRET = new Set(['database_url', 'kafka.sasl_password']);
+const SECRET = new Set(['database_url', 'admin_key', 'kafka.sasl_password']);
 
 type Json = Record<string, unknown>;
 

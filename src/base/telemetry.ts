@@ -15,7 +15,7 @@ import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http';
 import { resourceFromAttributes } from '@opentelemetry/resources';
 import { type IMetricReader, PeriodicExportingMetricReader } from '@opentelemetry/sdk-metrics';
 import { NodeSDK } from '@opentelemetry/sdk-node';
-import { BatchSpanProcessor, type SpanExporter } from '@opentelemetry/sdk-trace-node';
+import { BatchSpanProcessor, type SpanExporter, type SpanProcessor } from '@opentelemetry/sdk-trace-node';
 
 /**
  * Traces and metrics through OpenTelemetry's sdk-node. Metrics are always readable as Prometheus text (`metricsText`); with an
@@ -49,7 +49,7 @@ export function startTelemetry(options: TelemetryOptions): Telemetry {
     resource: resourceFromAttributes({ 'service.name': options.service }),
     autoDetectResources: false,
     metricReaders: readers,
-    spanProcessors: exporter ? [new BatchSpanProcessor(exporter)] : [],
+    spanProcessors: [exporter ? new BatchSpanProcessor(exporter) : UNSENT],
     logRecordProcessors: [],
     instrumentations: [],
   });
@@ -63,6 +63,14 @@ export function startTelemetry(options: TelemetryOptions): Telemetry {
     close: () => sdk.shutdown().catch(() => undefined),
   };
 }
+
+/** Without a processor the SDK registers no tracer, and rows would lose their trace ids: spans are made, and sent nowhere. */
+const UNSENT: SpanProcessor = {
+  onStart: () => undefined,
+  onEnd: () => undefined,
+  forceFlush: () => Promise.resolve(),
+  shutdown: () => Promise.resolve(),
+};
 
 const NAME = 'learnd';
 

@@ -33,6 +33,8 @@ export interface ServeOptions {
   };
   readonly log?: Log;
   readonly clock?: Clock;
+  /** false: no engine; only `/healthz`, `/readyz`, `/metrics`, events and the admin part (a process without the role serve). */
+  readonly answers?: boolean;
 }
 
 /** How long the store may take to say whether it is ready. */
@@ -104,6 +106,7 @@ export class Serving {
       });
       serving.#server.listen(options.port, options.host, resolve);
     });
+    if (options.answers === false) return serving;
     try {
       await serving.engine.start();
     } catch (thrown) {
@@ -141,8 +144,10 @@ export class Serving {
   async notReady(): Promise<string[]> {
     const reasons: string[] = [];
     if (this.#closing !== undefined) reasons.push('the daemon is stopping');
-    if (this.versions.champion === undefined) reasons.push('no version is loaded yet');
-    if (this.engine.trouble !== undefined) reasons.push(this.engine.trouble);
+    if (this.#options.answers !== false) {
+      if (this.versions.champion === undefined) reasons.push('no version is loaded yet');
+      if (this.engine.trouble !== undefined) reasons.push(this.engine.trouble);
+    }
     if (this.#exchanges.trouble !== undefined) reasons.push(this.#exchanges.trouble);
     const late = sleep(READY_WITHIN_MS).then(() => ({ ok: false, reasons: ['the store does not answer'] }));
     const store = await Promise.race([this.#options.ports.ready(), late]).catch(error => ({

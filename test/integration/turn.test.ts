@@ -62,7 +62,7 @@ async function f1Of(daemon: TestDaemon, model: string, items: readonly Inquiry[]
   return weightedF1(
     items.map(i => i.label),
     predicted,
-  ).weightedF1;
+  ).weighted;
 }
 
 const champion = (n: number) => async (daemon: TestDaemon) => {

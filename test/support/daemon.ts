@@ -39,7 +39,7 @@ export function learnd(
   });
 }
 
-export function testFolder(t: TestContext, name: string): string {
+export function testFolder(t: { after(end: () => unknown): void }, name: string): string {
   const folder = mkdtempSync(join(tmpdir(), `learnd-${name}-`));
   t.after(() => rmSync(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 }));
   return folder;

@@ -1,0 +1,219 @@
+import { type Clock, sleep, systemClock } from '../base/clock.ts';
+import { oneLine } from '../base/errors.ts';
+import type { Log } from '../base/log.ts';
+import { type Loop, startLoop } from '../base/loop.ts';
+import type { Settings } from '../base/settings.ts';
+import { epsilon } from '../learn/privacy/accountant.ts';
+import { ComputeWorker } from '../learn/worker/client.ts';
+import type { Artifacts } from '../store/artifacts.ts';
+import type { Database } from '../store/database.ts';
+import { campaign } from '../store/leader.ts';
+import { runningRound } from '../store/rounds.ts';
+import { aliasVersion } from '../store/versions.ts';
+import { announceRound } from './announce.ts';
+import { type ControlPort, controlPort } from './control-port.ts';
+import type { EventLog } from './ingest/event-log.ts';
+import type { ServingStats } from './monitor/serving.ts';
+import { budgetReader, collectSignals } from './monitor/signals.ts';
+import { monitorTurn } from './monitor/turn.ts';
+import { policyTurn } from './policy/turn.ts';
+import { type PolicyWatch, policyFile, watchPolicy } from './policy/watch.ts';
+import { publishOutbox } from './publish/index.ts';
+import { openVersion } from './registry/index.ts';
+import { beginRound, bootstrapBase, finishRound, roundPorts } from './rounds.ts';
+
+/**
+ * The loop in one page. Events are in the store (ingest put them there); whoever leads
+ *   1. monitors: the champion is scored on what has arrived, before anything may be learned from it;
+ *   2. decides: signals, policy and history make a decision, stored with its reasons;
+ *   3. runs the round the decision began: freeze, reserve, train, compress, evaluate, gate, publish;
+ *   4. announces what happened.
+ * Serving follows the champion's alias row by itself. Each step ends in rows, so a new leader goes on where the last one stopped.
+ */
+export interface CycleParts {
+  readonly db: Database;
+  readonly artifacts: Artifacts;
+  readonly settings: Settings;
+  readonly secret: Uint8Array;
+  readonly stats: ServingStats;
+  readonly log: Log;
+  readonly clock?: Clock;
+}
+
+export interface Control {
+  readonly port: ControlPort;
+  /** Resolves once the deployment has a version; rejects when the base cannot be had. At once where this process does not lead. */
+  readonly bootstrapped: Promise<void>;
+  /** Announcements go there from now on. */
+  publishTo(log: EventLog): void;
+  stop(): Promise<void>;
+}
+
+/** The monitor's worker ends after so long without documents or labels: it holds a float32 copy of the model. */
+const SCORER_IDLE_MS = 60_000;
+
+export async function startControl(parts: CycleParts): Promise<Control> {
+  const { db, settings, log } = parts;
+  const clock = parts.clock ?? systemClock;
+  const leads = settings.roles.includes('control');
+  const policy = await watchPolicy({ file: policyFile(settings), db, settings, log });
+  const budget = budgetReader(epsilon, clock);
+  const running: { stop: AbortController | undefined } = { stop: undefined };
+  let announcements: EventLog | undefined;
+
+  const signals = async () => {
+    const champion = await aliasVersion(db, 'champion');
+    return collectSignals({
+      db,
+      settings,
+      serving: parts.stats,
+      champion: champion && { n: champion.n, card: champion.evaluation as never },
+      budget: await budget(db, policy.current().policy.budget),
+      clock,
+    });
+  };
+
+  let arrived: (value?: undefined) => void = () => undefined;
+  let failed: (error: unknown) => void = () => undefined;
+  const bootstrapped = new Promise<void>((resolve, reject) => {
+    arrived = resolve;
+    failed = reject;
+  });
+  if (!leads) arrived();
+
+  const lead = async ({ fence, signal }: { fence: number; signal: AbortSignal }): Promise<void> => {
+    try {
+      await bootstrapBase(parts, { fence, signal });
+      arrived();
+    } catch (error) {
+      failed(error);
+      throw error;
+    }
+    const scorer = new ComputeWorker({ threads: settings.train.threads, idleMs: SCORER_IDLE_MS });
+    const loops: Loop[] = [
+      monitorLoop(parts, scorer, () => loops[1]?.wake()),
+      policyLoop(parts, { policy, signals, clock, fence, begun: () => loops[2]?.wake() }),
+      roundLoop(parts, { policy, fence, running, done: () => loops[1]?.wake() }),
+      outboxLoop(parts, () => announcements),
+    ];
+    const unlisten = await db.listen('learnd', topic => {
+      if (topic === 'events') loops[0]?.wake();
+      if (topic === 'policy') loops[1]?.wake();
+      if (topic === 'round') loops[2]?.wake();
+    });
+    while (!signal.aborted) await sleep(3_600_000, signal);
+    running.stop?.abort();
+    await unlisten();
+    await Promise.all(loops.map(loop => loop.stop()));
+    await scorer.close();
+  };
+  const leadership = leads ? campaign(db, { log, work: lead }) : undefined;
+
+  return {
+    bootstrapped,
+    port: controlPort({ ...parts, policy, signals, budget, running, announcements: () => announcements }),
+    publishTo: eventLog => {
+      announcements = eventLog;
+    },
+    stop: async () => {
+      await leadership?.stop();
+      await policy.stop();
+    },
+  };
+}
+
+function monitorLoop(parts: CycleParts, scorer: ComputeWorker, changed: () => void): Loop {
+  const { db, artifacts, settings, log } = parts;
+  return startLoop({
+    name: 'monitor',
+    everyMs: settings.monitor.every_seconds * 1000,
+    onError: error => log.warn('the monitor could not score', { reason: oneLine(error) }),
+    async turn(signal) {
+      const row = await aliasVersion(db, 'champion');
+      if (row === undefined) return;
+      const files = await openVersion(row, artifacts);
+      const turn = await monitorTurn({ db, scorer, settings, champion: { n: row.n, files }, log, signal });
+      for (const { signal: name, change } of turn.changes)
+        log.info(`alarm ${change}`, { signal: name, version: files.version });
+      if (turn.changes.length > 0) changed();
+    },
+  });
+}
+
+function policyLoop(
+  parts: CycleParts,
+  at: {
+    policy: PolicyWatch;
+    signals: () => ReturnType<typeof collectSignals>;
+    clock: Clock;
+    fence: number;
+    begun: () => void;
+  },
+): Loop {
+  const { db, settings, log } = parts;
+  return startLoop({
+    name: 'policy',
+    everyMs: settings.policy.every_seconds * 1000,
+    onError: error => log.warn('the policy could not be evaluated', { reason: oneLine(error) }),
+    async turn() {
+      const active = at.policy.current();
+      const { decision, row } = await policyTurn({
+        db,
+        active,
+        signals: await at.signals(),
+        now: at.clock.now(),
+        begin: (tx, decided, actions) =>
+          beginRound(tx, settings, { decision: decided, actions, policy: active.id, fence: at.fence }),
+      });
+      if (row === undefined) return;
+      if (decision.outcome !== 'none')
+        log.info(`decision: ${decision.outcome}`, { rule: decision.rule, reason: decision.reason });
+      if (row.round !== null) at.begun();
+    },
+  });
+}
+
+function roundLoop(
+  parts: CycleParts,
+  at: { policy: PolicyWatch; fence: number; running: { stop: AbortController | undefined }; done: () => void },
+): Loop {
+  const { db, log } = parts;
+  return startLoop({
+    name: 'rounds',
+    everyMs: 2000,
+    onError: error => log.warn('a round was interrupted', { reason: oneLine(error) }),
+    async turn(signal) {
+      const round = await runningRound(db);
+      if (round === undefined) return;
+      at.running.stop = new AbortController();
+      try {
+        const ports = roundPorts(parts, { policy: at.policy, fence: at.fence });
+        const ended = await finishRound(ports, round.id, AbortSignal.any([signal, at.running.stop.signal]));
+        await announceRound(parts, ended, at.policy.current().policy);
+      } finally {
+        at.running.stop = undefined;
+      }
+      at.done();
+    },
+  });
+}
+
+function outboxLoop(parts: CycleParts, to: () => EventLog | undefined): Loop {
+  const { db, settings, log } = parts;
+  let said = false;
+  return startLoop({
+    name: 'outbox',
+    everyMs: 500,
+    onError: error => {
+      if (!said) log.warn('announcements wait', { reason: oneLine(error) });
+      said = true;
+    },
+    async turn() {
+      const eventLog = to();
+      if (eventLog === undefined || eventLog.state !== 'connected') return;
+      const publish = (topic: string, key: string, value: string) => eventLog.publish(topic, [{ key, value }]);
+      await publishOutbox(db, { publish }, { name: settings.name });
+      said = false;
+    },
+  });
+}
