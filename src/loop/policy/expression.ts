@@ -50,6 +50,7 @@ function environment(scope: Scope): Environment {
     env.registerOperator(`int ${sign} double: double`, (a, b) => apply(Number(a), b));
     env.registerOperator(`double ${sign} int: double`, (a, b) => apply(a, Number(b)));
   }
+  env.registerOperator('int == double', (a, b) => Number(a) === b);
   return env;
 }
 
