@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto';
-import type { TestContext } from 'node:test';
 import type { VersionFiles } from '../../src/learn/model/version.ts';
 import type { EventKind, Exchange, Scope, Served, ServePorts } from '../../src/serve/ports.ts';
 import { Serving } from '../../src/serve/server.ts';
@@ -34,6 +33,14 @@ export class MemoryPorts implements ServePorts {
     'GET /v1/admin/status': async () => ({ champion: 'tiny@1' }),
     'POST /v1/admin/versions/:version/promote': async ({ params, body }) => ({ promoted: params.version, body }),
   };
+
+  /** As if nothing had happened yet; versions stay known. */
+  reset(): void {
+    this.exchanges.clear();
+    this.events.length = 0;
+    this.served.length = 0;
+    this.storeUp = true;
+  }
 
   #up(): void {
     if (!this.storeUp) throw new Error('connection refused');
@@ -111,9 +118,9 @@ export interface TestServing {
   post(path: string, body: unknown, key?: string | null): Promise<Response>;
 }
 
-/** Serving on a free port, with ports in memory and no champion yet; closed after the test. */
+/** Serving on a free port, with ports in memory and no champion yet; closed after the test (or after all, given that hook). */
 export async function startServing(
-  t: TestContext,
+  t: { after(end: () => unknown): void },
   options: { serve?: Partial<typeof SERVE>; limits?: Partial<typeof LIMITS> } = {},
 ): Promise<TestServing> {
   const folder = testFolder(t, 'serving');

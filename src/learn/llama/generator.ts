@@ -14,6 +14,8 @@ export interface GeneratorOptions {
   sequences?: number;
   /** Tokens of each sequence (prompt and answer). Default and upper bound: what the model was trained for. */
   contextSize?: number;
+  /** Tokens evaluated in one step at most; it also sizes the working memory (batch x vocabulary x 4 bytes). Default 512. */
+  batchSize?: number;
   /** Default 1: 2 threads in one context were slower, with collapses, on 2 cores (SmolLM2-135M). */
   threads?: number;
   /** GGUF LoRA over the model's weights, for this context only. Scale 0 answers exactly like the base. */
@@ -73,7 +75,7 @@ export class Generator {
     const context = await model.createContext({
       sequences: options.sequences ?? 1,
       contextSize,
-      batchSize: Math.min(512, Math.max(PREFILL_BLOCK, contextSize)),
+      batchSize: Math.max(PREFILL_BLOCK, Math.min(options.batchSize ?? 512, contextSize)),
       threads: options.threads ?? 1,
       failedCreationRemedy: false,
       ...(options.adapter && {
@@ -139,10 +141,18 @@ export class Generator {
     return outcome;
   }
 
-  /** Probabilities of `labels` as the continuation of `tokens`: see labels.ts. */
-  async scoreLabels(options: Omit<LabelScoreOptions, 'logitBias'>): Promise<LabelScore> {
-    return await this.#withSequence(options.tokens, options.signal, async sequence => {
-      await this.#prefill(sequence, options.tokens as readonly Token[], options.signal);
+  /**
+   * Probabilities of `labels` as the continuation of `tokens`: see labels.ts. The first `shared` tokens stay cached for the next call.
+   * In a context with one sequence the same call gives the same bits, whatever was evaluated before: the blocks are always the same.
+   */
+  async scoreLabels(options: Omit<LabelScoreOptions, 'logitBias'> & { shared?: number }): Promise<LabelScore> {
+    const tokens = options.tokens as readonly Token[];
+    const shared = Math.min(options.shared ?? 0, tokens.length - 1);
+    return await this.#withSequence(tokens, options.signal, async sequence => {
+      await sequence.adaptStateToTokens(tokens.slice(0, shared), false);
+      if (sequence.nextTokenIndex < shared) await sequence.clearHistory();
+      await this.#evaluate(sequence, tokens.slice(0, shared), options.signal);
+      await this.#evaluate(sequence, tokens.slice(0, -1), options.signal);
       options.signal?.throwIfAborted();
       return scoreLabels(sequence, { ...options, logitBias: this.#logitBias });
     });
@@ -161,13 +171,16 @@ export class Generator {
   ): Promise<number> {
     await sequence.adaptStateToTokens(prompt.slice(0, -1), false);
     const cached = sequence.nextTokenIndex;
-    while (sequence.nextTokenIndex < prompt.length - 1 && !signal?.aborted) {
-      const from = sequence.nextTokenIndex;
-      await sequence.evaluateWithoutGeneratingNewTokens(
-        prompt.slice(from, Math.min(from + PREFILL_BLOCK, prompt.length - 1)),
-      );
-    }
+    await this.#evaluate(sequence, prompt.slice(0, -1), signal);
     return cached;
+  }
+
+  /** Evaluates what the sequence, holding a beginning of `tokens`, lacks of them. */
+  async #evaluate(sequence: LlamaContextSequence, tokens: Token[], signal: AbortSignal | undefined): Promise<void> {
+    while (sequence.nextTokenIndex < tokens.length && !signal?.aborted) {
+      const from = sequence.nextTokenIndex;
+      await sequence.evaluateWithoutGeneratingNewTokens(tokens.slice(from, from + PREFILL_BLOCK));
+    }
   }
 
   #sampling(options: GenerateOptions) {

@@ -6,6 +6,7 @@ export {
   type GeneratorOptions,
   type LogitBias,
 } from './generator.ts';
+export { LabelScorer } from './label-scorer.ts';
 export { type LabelScore, type LabelScoreOptions, labelTrie } from './labels.ts';
 export { GgufModel, openGguf } from './runtime.ts';
 export { StreamingText } from './text.ts';

@@ -3,37 +3,53 @@
  * probability of each label's name as the answer is read off (labels.ts). The list comes first, so that it is evaluated
  * once and stays in the sequence's cache for the texts after it.
  */
-import type { Generator } from './generator.ts';
+import type { Generator, GeneratorOptions } from './generator.ts';
 import type { GgufModel } from './runtime.ts';
 
 /** Longest text of an example shown to the model, in tokens. */
 const TEXT_TOKENS = 256;
 
+/** Tokens of a scorer's own context at most: labels, text and name together. */
+const CONTEXT_TOKENS = 2048;
+
 export class LabelScorer {
   readonly #model: GgufModel;
-  readonly #generator: Generator;
+  #generator: Promise<Generator> | undefined;
+  readonly #create: () => Promise<Generator>;
 
-  constructor(model: GgufModel, generator: Generator) {
+  /** `generator`: the context to score in; with several sequences the last digits depend on what else runs in it (see `own`). */
+  constructor(model: GgufModel, generator: Generator | (() => Promise<Generator>)) {
     this.#model = model;
-    this.#generator = generator;
+    this.#create = typeof generator === 'function' ? generator : async () => generator;
+  }
+
+  /**
+   * Scores in a context of its own, made when first needed, with one sequence: what is being generated beside it then cannot change a
+   * score, not even in its last bit. `options`: adapter, logit bias, threads.
+   */
+  static own(model: GgufModel, options: GeneratorOptions = {}): LabelScorer {
+    const small = { ...options, sequences: 1, batchSize: 64, contextSize: CONTEXT_TOKENS };
+    return new LabelScorer(model, () => model.createGenerator(small));
   }
 
   /** [texts][labels], each row sums to 1. */
   async classify(texts: readonly string[], labels: readonly string[], signal?: AbortSignal): Promise<Float32Array[]> {
+    this.#generator ??= this.#create();
+    const generator = await this.#generator;
     const terminator = this.#model.tokenize('\n')[0] ?? this.#model.eosId ?? 0;
     const names = labels.map(label => this.#model.tokenize(` ${readable(label)}`));
-    const head = this.#model.tokenize(`Labels: ${labels.map(readable).join(', ')}\n`);
+    const list = this.#model.tokenize(`Labels: ${labels.map(readable).join(', ')}\n`);
     const tail = this.#model.tokenize('\nLabel:');
-    const room = this.#generator.contextSize - tail.length - Math.max(...names.map(name => name.length)) - 2;
+    const room = generator.contextSize - tail.length - Math.max(...names.map(name => name.length)) - 2;
+    const start = this.#model.addsBos && this.#model.bosId !== undefined ? [this.#model.bosId] : [];
+    // A list that would leave the text no room is left out.
+    const lead = [...start, ...(list.length + Math.min(TEXT_TOKENS, room / 2) <= room ? list : [])];
     const rows: Float32Array[] = [];
     for (const text of texts) {
-      const body = this.#model
-        .tokenize(`Message: ${text.replace(/\s+/g, ' ').trim()}`)
-        .slice(0, Math.min(TEXT_TOKENS, room));
-      const lead = head.length + body.length <= room ? head : []; // a list too long for the context is left out
-      const start = this.#model.addsBos && this.#model.bosId !== undefined ? [this.#model.bosId] : [];
-      const { probabilities } = await this.#generator.scoreLabels({
-        tokens: [...start, ...lead, ...body, ...tail],
+      const said = this.#model.tokenize(`Message: ${text.replace(/\s+/g, ' ').trim()}`);
+      const { probabilities } = await generator.scoreLabels({
+        tokens: [...lead, ...said.slice(0, Math.min(TEXT_TOKENS, room - lead.length)), ...tail],
+        shared: lead.length,
         labels: names,
         terminator,
         ...(signal && { signal }),
@@ -41,6 +57,12 @@ export class LabelScorer {
       rows.push(probabilities);
     }
     return rows;
+  }
+
+  /** Closes its context, if it is its own. */
+  async dispose(): Promise<void> {
+    const generator = await this.#generator?.catch(() => undefined);
+    await generator?.dispose();
   }
 }
 

@@ -3,9 +3,9 @@ import { randomInt } from 'node:crypto';
 import { asLearndError, invalid, LearndError } from '../../base/errors.ts';
 import type { FeatureExtractor } from '../../learn/llama/features.ts';
 import type { Generator } from '../../learn/llama/generator.ts';
+import { LabelScorer } from '../../learn/llama/label-scorer.ts';
 import { type GgufModel, openGguf } from '../../learn/llama/runtime.ts';
 import { type LoadedHead, loadHead } from './head.ts';
-import { LabelScorer } from './label-scorer.ts';
 import { PromptBuilder } from './prompt.ts';
 import type {
   ClassifyRequest,
@@ -119,12 +119,15 @@ export class EngineHost {
     let generator: Generator | undefined;
     try {
       model = await this.#share(this.#models, files.model, () => openGguf(files.model));
-      generator = await model.createGenerator({
-        sequences: this.#options.sequences,
-        contextSize: this.#options.contextSize,
+      const own = {
         threads: this.#options.threads,
         ...(files.adapter && { adapter: files.adapter }),
         ...(files.logitBias && { logitBias: files.logitBias }),
+      };
+      generator = await model.createGenerator({
+        ...own,
+        sequences: this.#options.sequences,
+        contextSize: this.#options.contextSize,
       });
       for (const [task, entry] of Object.entries(files.heads)) {
         const extractor = await this.#extractor(entry.features);
@@ -132,7 +135,7 @@ export class EngineHost {
         heads.set(task, await loadHead(entry.file, entry.labels, extractor));
       }
       const prompts = new PromptBuilder(model, files.chatTemplate ?? model.chatTemplate);
-      return { files, model, generator, prompts, heads, labels: new LabelScorer(model, generator) };
+      return { files, model, generator, prompts, heads, labels: LabelScorer.own(model, own) };
     } catch (thrown) {
       await generator?.dispose();
       for (const path of opened) await this.#releaseFeatures(path);
@@ -151,6 +154,7 @@ export class EngineHost {
 
   async #close(loaded: LoadedVersion): Promise<void> {
     await loaded.generator.dispose();
+    await loaded.labels.dispose();
     for (const entry of Object.values(loaded.files.heads)) await this.#releaseFeatures(entry.features);
     await this.#release(this.#models, loaded.files.model);
   }
