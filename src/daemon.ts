@@ -98,6 +98,7 @@ async function start(
     admin: adminHandlers({
       settings,
       db: () => parts?.db ?? absent('the store'),
+      artifacts: () => parts?.artifacts.root ?? absent('the store'),
       control: () => control?.port ?? absent('the control part'),
     }),
   });

@@ -2,17 +2,13 @@ import { textChunk, writeAtomically } from '../learn/model/formats/atomic-file.t
 import { openModel } from '../learn/model/open.ts';
 import { tokenizerJson } from '../learn/model/tokenizer/hf-json.ts';
 import { trainBpe } from '../learn/model/tokenizer/train.ts';
+import { modelPath } from './model-path.ts';
 import { textLines } from './text-lines.ts';
 
 /** `tokenizer encode`: each line, trimmed, if not empty, is a text; no special tokens are added. */
 export async function encode(options: { model: string; file: string }): Promise<{ ids: number[][] }> {
-  const { tokenizer } = await openTokenizer(options.model);
+  const { tokenizer } = await openModel(await modelPath(options.model));
   return { ids: textLines(options.file).map(line => tokenizer.encode(line)) };
-}
-
-async function openTokenizer(model: string) {
-  const { modelPath } = await import('./model-path.ts');
-  return openModel(await modelPath(model));
 }
 
 /** `tokenizer train`: byte-level BPE over the lines of the files. */
@@ -22,7 +18,7 @@ export async function train(options: {
   out: string;
 }): Promise<{ vocab_size: number; file: string }> {
   const texts = options.files.flatMap(file => textLines(file));
-  const { spec } = trainBpe(texts, options.vocab, ['<|im_start|>', '<|im_end|>']);
-  await writeAtomically(options.out, textChunk(JSON.stringify(tokenizerJson(spec))));
-  return { vocab_size: spec.tokens.length, file: options.out };
+  const tokenizer = trainBpe(texts, options.vocab);
+  await writeAtomically(options.out, textChunk(JSON.stringify(tokenizerJson(tokenizer.spec))));
+  return { vocab_size: tokenizer.vocabSize, file: options.out };
 }

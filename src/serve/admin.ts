@@ -48,6 +48,8 @@ export const roundItem = (name: string) => (row: RoundRow) => ({
 export function adminHandlers(options: {
   settings: Settings;
   db: () => Database;
+  /** Root of the artifacts store, for a command line on the same machine. */
+  artifacts: () => string;
   control: () => ControlPort;
 }): Readonly<Record<string, AdminHandler>> {
   const { settings, db, control } = options;
@@ -100,7 +102,10 @@ export function adminHandlers(options: {
         evaluation: row.evaluation,
         manifest: row.manifest,
       })),
-    'GET /v1/admin/versions/:version': async ({ params }) => resolveModelName(db(), settings, params.version!),
+    'GET /v1/admin/versions/:version': async ({ params }) => ({
+      ...(await resolveModelName(db(), settings, params.version!)),
+      artifacts: options.artifacts(),
+    }),
     'POST /v1/admin/versions/:version/promote': async ({ params, body }) => {
       const { reason } = object({ reason: z.string().max(500).optional() }, body);
       const row = await resolveModelName(db(), settings, params.version!);

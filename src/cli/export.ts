@@ -1,0 +1,81 @@
+import { copyFileSync, existsSync, mkdirSync } from 'node:fs';
+import { basename, join, resolve } from 'node:path';
+import { invalid } from '../base/errors.ts';
+import { mergeLora, sha256OfFile, writePeft, writeSafetensors } from '../learn/model/export.ts';
+import { readLoraGguf } from '../learn/model/lora.ts';
+import { openModel } from '../learn/model/open.ts';
+import type { VersionManifest } from '../learn/model/version.ts';
+import { modelPath } from './model-path.ts';
+
+export interface Exported {
+  readonly files: { readonly path: string; readonly sha256: string }[];
+  /** What the format cannot carry. */
+  readonly notes: readonly string[];
+}
+
+interface Source {
+  readonly model: string;
+  readonly adapter?: string;
+  readonly heads: readonly string[];
+  readonly notes: readonly string[];
+}
+
+/** A version of a running daemon (`name@N`), or a path. */
+async function sourceOf(model: string, data: string | undefined): Promise<Source> {
+  if (!model.includes('@') || existsSync(model)) return { model: await modelPath(model), heads: [], notes: [] };
+  const { connectDaemon } = await import('./client.ts');
+  const row = (await connectDaemon({ data }).get(`/v1/admin/versions/${encodeURIComponent(model)}`)) as {
+    manifest: VersionManifest;
+    artifacts: string;
+  };
+  const at = (file: string): string => resolve(row.artifacts, file);
+  const { manifest } = row;
+  return {
+    model: at(manifest.model.file),
+    ...(manifest.adapter && { adapter: at(manifest.adapter.file) }),
+    heads: Object.values(manifest.heads).map(head => at(head.file)),
+    notes: manifest.logit_bias ? ["the version's logit bias is not part of these files"] : [],
+  };
+}
+
+export async function run(options: {
+  model: string;
+  format: 'gguf' | 'safetensors' | 'peft';
+  out: string;
+  data?: string | undefined;
+}): Promise<Exported> {
+  const source = await sourceOf(options.model, options.data);
+  mkdirSync(options.out, { recursive: true });
+  const paths: string[] = [];
+  const copy = (from: string, to: string): void => {
+    copyFileSync(from, join(options.out, to));
+    paths.push(join(options.out, to));
+  };
+  const checkpoint = await openModel(source.model);
+  const adapter = source.adapter === undefined ? undefined : readLoraGguf(source.adapter, checkpoint.config);
+  switch (options.format) {
+    case 'gguf':
+      if (!source.model.endsWith('.gguf'))
+        throw invalid('model', `${source.model} is a folder: export it with --format safetensors`);
+      copy(source.model, 'model.gguf');
+      if (source.adapter !== undefined) copy(source.adapter, 'adapter.gguf');
+      break;
+    case 'safetensors': {
+      const weights = adapter === undefined ? checkpoint.weights : mergeLora(checkpoint.weights, adapter);
+      paths.push(...(await writeSafetensors({ ...checkpoint, weights }, options.out)).map(file => file.path));
+      break;
+    }
+    case 'peft':
+      if (adapter === undefined)
+        throw invalid('format', `${options.model} has no adapter: only a LoRA version can be exported as PEFT`);
+      paths.push(...(await writePeft(adapter, checkpoint, options.out)).map(file => file.path));
+      break;
+  }
+  for (const head of source.heads) copy(head, `head-${basename(head)}`);
+  const files = [];
+  for (const path of paths) files.push({ path, sha256: await sha256OfFile(path) });
+  return { files, notes: source.notes };
+}
+
+export const human = (r: Exported): string =>
+  [...r.files.map(f => `${f.sha256}  ${f.path}`), ...r.notes.map(n => `note: ${n}`)].join('\n');
