@@ -91,7 +91,7 @@ async function start(
         latencyMs: served.latencyMs,
         firstTokenMs: served.firstTokenMs,
         tokens: served.outputTokens,
-        error: served.error !== undefined,
+        error: served.error,
       });
       metrics.served(served);
     },

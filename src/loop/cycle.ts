@@ -3,6 +3,7 @@ import { oneLine } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import { type Loop, startLoop } from '../base/loop.ts';
 import type { Settings } from '../base/settings.ts';
+import type { Signals } from '../events/signals.ts';
 import { epsilon } from '../learn/privacy/accountant.ts';
 import { ComputeWorker } from '../learn/worker/client.ts';
 import type { Artifacts } from '../store/artifacts.ts';
@@ -10,9 +11,10 @@ import type { Database } from '../store/database.ts';
 import { campaign } from '../store/leader.ts';
 import { runningRound } from '../store/rounds.ts';
 import { aliasVersion } from '../store/versions.ts';
-import { announceRound } from './announce.ts';
+import { afterRound, notifyAll } from './after-round.ts';
 import { type ControlPort, controlPort } from './control-port.ts';
 import type { EventLog } from './ingest/event-log.ts';
+import { matchLate } from './ingest/late.ts';
 import type { ServingStats } from './monitor/serving.ts';
 import { budgetReader, collectSignals } from './monitor/signals.ts';
 import { monitorTurn } from './monitor/turn.ts';
@@ -20,7 +22,9 @@ import { policyTurn } from './policy/turn.ts';
 import { type PolicyWatch, policyFile, watchPolicy } from './policy/watch.ts';
 import { publishOutbox } from './publish/index.ts';
 import { openVersion } from './registry/index.ts';
-import { beginRound, bootstrapBase, finishRound, roundPorts } from './rounds.ts';
+import { bootstrap } from './round/bootstrap.ts';
+import { runRound } from './round/index.ts';
+import { beginRound, roundPorts } from './rounds.ts';
 
 /**
  * The loop in one page. Events are in the store (ingest put them there); whoever leads
@@ -46,6 +50,12 @@ export interface Control {
   readonly bootstrapped: Promise<void>;
   /** Announcements go there from now on. */
   publishTo(log: EventLog): void;
+  /** Figures for the metrics. */
+  readonly gauges: {
+    signals(): Promise<Signals>;
+    lag(): Promise<number | undefined>;
+    championNumber(): Promise<number | undefined>;
+  };
   stop(): Promise<void>;
 }
 
@@ -58,7 +68,6 @@ export async function startControl(parts: CycleParts): Promise<Control> {
   const leads = settings.roles.includes('control');
   const policy = await watchPolicy({ file: policyFile(settings), db, settings, log });
   const budget = budgetReader(epsilon, clock);
-  const running: { stop: AbortController | undefined } = { stop: undefined };
   let announcements: EventLog | undefined;
 
   const signals = async () => {
@@ -83,7 +92,7 @@ export async function startControl(parts: CycleParts): Promise<Control> {
 
   const lead = async ({ fence, signal }: { fence: number; signal: AbortSignal }): Promise<void> => {
     try {
-      await bootstrapBase(parts, { fence, signal });
+      await bootstrap(roundPorts(parts, { policy, fence }), signal);
       arrived();
     } catch (error) {
       failed(error);
@@ -93,7 +102,7 @@ export async function startControl(parts: CycleParts): Promise<Control> {
     const loops: Loop[] = [
       monitorLoop(parts, scorer, () => loops[1]?.wake()),
       policyLoop(parts, { policy, signals, clock, fence, begun: () => loops[2]?.wake() }),
-      roundLoop(parts, { policy, fence, running, done: () => loops[1]?.wake() }),
+      roundLoop(parts, { policy, fence, done: () => loops[1]?.wake() }),
       outboxLoop(parts, () => announcements),
     ];
     const unlisten = await db.listen('learnd', topic => {
@@ -102,7 +111,6 @@ export async function startControl(parts: CycleParts): Promise<Control> {
       if (topic === 'round') loops[2]?.wake();
     });
     while (!signal.aborted) await sleep(3_600_000, signal);
-    running.stop?.abort();
     await unlisten();
     await Promise.all(loops.map(loop => loop.stop()));
     await scorer.close();
@@ -111,7 +119,15 @@ export async function startControl(parts: CycleParts): Promise<Control> {
 
   return {
     bootstrapped,
-    port: controlPort({ ...parts, policy, signals, budget, running, announcements: () => announcements }),
+    port: controlPort({ ...parts, policy, signals, budget, announcements: () => announcements }),
+    gauges: {
+      signals,
+      championNumber: async () => (await aliasVersion(db, 'champion'))?.n,
+      async lag() {
+        if (announcements === undefined || announcements.state !== 'connected') return undefined;
+        return Object.values(await announcements.lag()).reduce((sum, n) => sum + n, 0);
+      },
+    },
     publishTo: eventLog => {
       announcements = eventLog;
     },
@@ -129,6 +145,7 @@ function monitorLoop(parts: CycleParts, scorer: ComputeWorker, changed: () => vo
     everyMs: settings.monitor.every_seconds * 1000,
     onError: error => log.warn('the monitor could not score', { reason: oneLine(error) }),
     async turn(signal) {
+      await matchLate(db, settings, parts.secret);
       const row = await aliasVersion(db, 'champion');
       if (row === undefined) return;
       const files = await openVersion(row, artifacts);
@@ -169,14 +186,13 @@ function policyLoop(
       if (decision.outcome !== 'none')
         log.info(`decision: ${decision.outcome}`, { rule: decision.rule, reason: decision.reason });
       if (row.round !== null) at.begun();
+      else if (decision.outcome === 'round')
+        await notifyAll(parts, decision.actions ?? [], { decision: row.id, rule: row.rule, reason: row.reason });
     },
   });
 }
 
-function roundLoop(
-  parts: CycleParts,
-  at: { policy: PolicyWatch; fence: number; running: { stop: AbortController | undefined }; done: () => void },
-): Loop {
+function roundLoop(parts: CycleParts, at: { policy: PolicyWatch; fence: number; done: () => void }): Loop {
   const { db, log } = parts;
   return startLoop({
     name: 'rounds',
@@ -185,14 +201,8 @@ function roundLoop(
     async turn(signal) {
       const round = await runningRound(db);
       if (round === undefined) return;
-      at.running.stop = new AbortController();
-      try {
-        const ports = roundPorts(parts, { policy: at.policy, fence: at.fence });
-        const ended = await finishRound(ports, round.id, AbortSignal.any([signal, at.running.stop.signal]));
-        await announceRound(parts, ended, at.policy.current().policy);
-      } finally {
-        at.running.stop = undefined;
-      }
+      const ports = roundPorts(parts, { policy: at.policy, fence: at.fence });
+      await afterRound(parts, await runRound(ports, round.id, signal));
       at.done();
     },
   });
