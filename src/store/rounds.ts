@@ -118,7 +118,11 @@ const removed = (work: RoundChange['work']): string[] =>
 const lost = (id: number, from: RoundState): LearndError =>
   new LearndError('conflict', `round ${id} is no longer in state ${from}, or another leader has taken it over`, {
     retriable: false,
+    data: { lost: true },
   });
+
+/** Whether an error says that the round is in other hands. */
+export const isLost = (error: LearndError): boolean => error.data?.lost === true;
 
 /**
  * The step from one state to the next. Only the holder of the newest fencing token may take it, and only from the state it saw.

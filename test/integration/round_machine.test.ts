@@ -121,7 +121,7 @@ async function killedAt(t: TestContext, step: StepName, when: 'before' | 'in com
         ...happy[step],
         commit: async (tx: Queryable) => {
           await tx.query(`insert into facts (key, value) values ('half', '1')`);
-          throw new Killed();
+          throw new LearndError('conflict', 'killed', { data: { lost: true } });
         },
       };
     },
@@ -143,7 +143,7 @@ async function killedAt(t: TestContext, step: StepName, when: 'before' | 'in com
       },
     };
     await assert.rejects(runRound(dead.ctx, id, stop.signal), { code: 'canceled' });
-  } else await assert.rejects(runRound(dead.ctx, id, never), Killed);
+  } else await assert.rejects(runRound(dead.ctx, id, never), /killed/);
   assert.equal((await db.query(`select 1 from facts where key = 'half'`)).rowCount, 0);
   const next = fake(db, {}, 2);
   const round = await runRound(next.ctx, id, never);
@@ -197,6 +197,37 @@ test('a retriable failure is tried again, a lasting one fails the round at once 
   assert.equal((await runRound(broke.ctx, third.id, never)).state, 'refused');
   assert.deepEqual(broke.calls, ['plan']);
   assert.equal(await failedInARow(db), 1);
+});
+
+test("what an outcome's own rows refuse ends the round: nothing of it stays but the reason", async t => {
+  const db = await testDatabase(t);
+  const over = fake(db, {
+    plan: async () => ({
+      ...happy.plan,
+      commit: async tx => {
+        await tx.query(`insert into facts (key, value) values ('half', '1')`);
+        throw new LearndError('budget_exhausted', 'over', { data: { spent: 7, limit: 8, delta: 1e-6 } });
+      },
+    }),
+  });
+  const first = await begin(db, over.ctx);
+  const refused = await runRound(over.ctx, first.id, never);
+  assert.deepEqual([refused.state, refused.error, refused.epsilon], ['refused', 'over', 0]);
+  assert.equal((await db.query(`select 1 from facts where key = 'half'`)).rowCount, 0);
+  assert.deepEqual(
+    over.said.map(([type]) => type),
+    ['learnd.round.started', 'learnd.budget.exhausted', 'learnd.round.finished'],
+  );
+  const torn = fake(db, {
+    publish: async () => ({
+      ...happy.publish,
+      commit: async () => {
+        throw new LearndError('corrupt', 'a file is missing');
+      },
+    }),
+  });
+  const second = await begin(db, torn.ctx);
+  assert.equal((await runRound(torn.ctx, second.id, never)).state, 'failed');
 });
 
 test('a step that kills its process each time ends after the allowed tries', async t => {

@@ -1,9 +1,8 @@
-/** LoRA adapters as values: read from GGUF, stacked, merged into weights. */
+/** LoRA adapters as values: read from GGUF, stacked (merging: merge.ts). */
 import { LearndError } from '../../base/errors.ts';
 import { GgufFile } from './formats/gguf-read.ts';
 import { hfName, permutesRope, rotatedHeads, unrotateRows } from './formats/llama-layout.ts';
-import { EditedWeights } from './formats/raw-weights.ts';
-import type { HostTensor, LoraAdapter, ModelConfig, WeightSource } from './types.ts';
+import type { HostTensor, LoraAdapter, ModelConfig } from './types.ts';
 
 /**
  * Reads an adapter that llama.cpp loads (what `writeLoraGguf` wrote); rows of B for q and k back in rotate-half order.
@@ -70,29 +69,4 @@ export function stackAdapters(first: LoraAdapter, second: LoraAdapter): LoraAdap
     pairs.set(name, { a: { shape: [rank, inputs], data: a }, b: { shape: [out, rank], data: b } });
   }
   return { rank, alpha: rank, pairs };
-}
-
-/** W + (alpha / rank) B A. */
-export function mergedWeight(weight: HostTensor, pair: { a: HostTensor; b: HostTensor }, scale: number): HostTensor {
-  const [out, inputs] = weight.shape as [number, number];
-  const rank = pair.a.shape[0]!;
-  const data = Float32Array.from(weight.data);
-  for (let row = 0; row < out; row++)
-    for (let r = 0; r < rank; r++) {
-      const factor = scale * pair.b.data[row * rank + r]!;
-      if (factor === 0) continue;
-      const from = r * inputs;
-      const to = row * inputs;
-      for (let i = 0; i < inputs; i++) data[to + i]! += factor * pair.a.data[from + i]!;
-    }
-  return { shape: weight.shape, data };
-}
-
-/** The model with the adapter worked into its weights; each is made when it is read. */
-export function mergeAdapter(weights: WeightSource, adapter: LoraAdapter): EditedWeights {
-  const scale = adapter.alpha / adapter.rank;
-  return EditedWeights.made(weights, name => {
-    const pair = adapter.pairs.get(name);
-    return pair && (() => mergedWeight(weights.read(name), pair, scale));
-  });
 }

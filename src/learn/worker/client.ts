@@ -1,4 +1,4 @@
-import { type CallOptions, WorkerProcess, type WorkerOptions } from './process.ts';
+import { type CallOptions, type WorkerOptions, WorkerProcess } from './process.ts';
 import type { JobName, Jobs, Scorer } from './types.ts';
 
 export interface ComputeOptions extends WorkerOptions {

@@ -1,5 +1,6 @@
 /** The jobs of the compute worker: what each is asked and what it answers. */
 import type { VersionFiles } from '../model/version.ts';
+import type { Clip } from '../privacy/plan.ts';
 import type { CallOptions } from './process.ts';
 
 /** What scoring needs of a version. */
@@ -20,6 +21,14 @@ export interface Classification {
   readonly label: string;
   /** Probability of each label asked for. */
   readonly scores: Readonly<Record<string, number>>;
+}
+
+export interface ModelResult {
+  readonly file: WrittenBlob;
+  /** What most of its matrices are stored as. */
+  readonly quantization: string;
+  readonly parameters: number;
+  readonly notes: readonly string[];
 }
 
 export interface Jobs {
@@ -45,6 +54,109 @@ export interface Jobs {
     input: { files: Pick<VersionFiles, 'model' | 'adapter'>; tokens: number };
     result: { readonly tokensPerSecond: number; readonly promptTokensPerSecond: number };
   };
+  /** Cuts the first blocks of a model off as the feature model of heads. */
+  'feature-model': {
+    input: { model: string; layers: number; out: string };
+    /** `layers`: what was kept; fewer than asked for where the model has fewer. */
+    result: WrittenBlob & { readonly layers: number };
+  };
+  'train-head': {
+    input: {
+      /** The feature model, the sha256 of the base it was cut from, and the blocks it keeps. */
+      features: string;
+      base: string;
+      layer: number;
+      task: string;
+      labels: readonly string[];
+      examples: readonly (UnitText & { readonly label: string })[];
+      noise: NoiseInput;
+      maxSeconds: number;
+      out: string;
+    };
+    result: Omit<TrainingResult, 'tokensPerSecond' | 'check'> & {
+      /** Label and its probability for the first public sentences, of the head in memory. */
+      readonly check: readonly Classification[];
+    };
+  };
+  'train-norms': {
+    input: TextTrainingInput & { layers: number };
+    result: TrainingResult;
+  };
+  'train-lora': {
+    input: TextTrainingInput & { rank: number };
+    /** The file holds the adapter given, if any, and the new one, stacked. */
+    result: TrainingResult & { readonly rank: number };
+  };
+  /** Works the adapter into the weights. */
+  merge: {
+    input: { files: Pick<ModelFiles, 'model' | 'adapter'>; out: string };
+    result: ModelResult;
+  };
+  prune: {
+    input: {
+      files: Pick<ModelFiles, 'model' | 'adapter'>;
+      ffn?: number;
+      dropLayers?: number;
+      calibration: readonly string[];
+      threads: number;
+      out: string;
+    };
+    result: ModelResult & { readonly keptLayers: readonly number[] };
+  };
+  quantize: {
+    input: { model: string; type: string; out: string };
+    result: ModelResult;
+  };
+}
+
+export interface WrittenBlob {
+  readonly path: string;
+  readonly sha256: string;
+  readonly bytes: number;
+}
+
+/** Sampling, clipping, noise and cost of a private training (privacy/plan.ts), as plain data. */
+export interface NoiseInput {
+  readonly noiseMultiplier: number;
+  readonly sampleRate: number;
+  readonly steps: number;
+  readonly clip: Clip;
+  readonly expectedUnits: number;
+  readonly delta: number;
+  /** 64 hex digits. */
+  readonly seed: string;
+}
+
+export interface UnitText {
+  readonly unit: string;
+  readonly text: string;
+}
+
+/** What trainings answer. Figures that are not covered by the noise (losses, norms) never leave the worker. */
+export interface TrainingResult {
+  readonly file: WrittenBlob;
+  /** Steps taken, each of them released in the weights. */
+  readonly steps: number;
+  readonly outOfTime: boolean;
+  readonly seconds: number;
+  readonly tokensPerSecond: number;
+  /** L2 norm of the difference between the weights before and after: above 0. */
+  readonly change: number;
+  /** Nats a token on the first public sentences, of the weights in memory: what the file must give again. */
+  readonly check: number;
+}
+
+export interface TextTrainingInput {
+  readonly files: Pick<ModelFiles, 'model' | 'adapter'>;
+  readonly documents: readonly UnitText[];
+  /** undefined: without noise. */
+  readonly noise?: NoiseInput;
+  /** Longest piece of a document, tokens, and most pieces of one unit. */
+  readonly sequence: number;
+  readonly perUnit: number;
+  readonly maxSeconds: number;
+  readonly threads: number;
+  readonly out: string;
 }
 
 export type JobName = keyof Jobs;

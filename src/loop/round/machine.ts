@@ -1,9 +1,17 @@
-import { asLearndError, LearndError, oneLine } from '../../base/errors.ts';
+import { asLearndError, type ErrorCode, LearndError, oneLine } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import { retry } from '../../base/retry.ts';
 import type { OutData, OutType } from '../../events/out.ts';
 import type { Database, Queryable } from '../../store/database.ts';
-import { changeRound, countAttempt, getRound, type RoundRow, type RoundState } from '../../store/rounds.ts';
+import {
+  changeRound,
+  countAttempt,
+  getRound,
+  isLost,
+  type RoundChange,
+  type RoundRow,
+  type RoundState,
+} from '../../store/rounds.ts';
 
 /**
  * The durable state machine of a round. A state is what has been done for good; the row of its table says which work leads on
@@ -41,8 +49,8 @@ export const STATES: Readonly<Record<RoundState, StateRow>> = {
   planned: {
     done: 'the decision is written',
     step: 'plan',
-    // `evaluated` and `published`: rounds that only measure or move an alias train nothing and have no candidate.
-    to: ['reserved', 'evaluated', 'published', 'refused', 'failed'],
+    // `compressed` and `published`: rounds that only measure or move an alias train nothing and have no candidate.
+    to: ['reserved', 'compressed', 'published', 'refused', 'failed'],
   },
   reserved: {
     done: 'the view is frozen and the privacy cost reserved',
@@ -75,9 +83,12 @@ export interface MachineContext {
   readonly announce: Announce;
   /**
    * Called in the transaction that ends a round in `failed` or `refused`: settles what its training released, or gives the
-   * reservation back. Returns the epsilon of the round alone.
+   * reservation back. Returns the epsilon of the round alone, and what of its work must not stay.
    */
-  readonly settle: (tx: Queryable, round: RoundRow) => Promise<number | undefined>;
+  readonly settle: (
+    tx: Queryable,
+    round: RoundRow,
+  ) => Promise<{ epsilon: number; work: RoundChange['work'] } | undefined>;
 }
 
 /**
@@ -103,7 +114,7 @@ async function takeStep(ctx: MachineContext, before: RoundRow, signal: AbortSign
   const log = ctx.log.child('round');
   let outcome: Outcome;
   if (round.attempts > ctx.attempts)
-    outcome = failure(new LearndError('internal', `${step} did not finish in ${ctx.attempts} tries`));
+    outcome = failure(ctx, round, new LearndError('internal', `${step} did not finish in ${ctx.attempts} tries`));
   else {
     log.info(step, { round: round.id, attempt: round.attempts });
     try {
@@ -115,23 +126,58 @@ async function takeStep(ctx: MachineContext, before: RoundRow, signal: AbortSign
         throw new LearndError('canceled', `round ${round.id} was interrupted during ${step}`, { cause: thrown });
       }
       const error = asLearndError(thrown);
+      if (isLost(error)) throw error;
       if (error.retriable && round.attempts < ctx.attempts) {
         log.warn(`${step} failed, trying again`, { round: round.id, attempt: round.attempts, error });
         return await getRound(ctx.db, round.id);
       }
-      log.error(`${step} failed`, { round: round.id, error });
-      outcome = failure(error);
+      outcome = failure(ctx, round, error);
     }
   }
   if (!entry.to.includes(outcome.to))
     throw new LearndError('internal', `the step ${step} cannot lead from ${round.state} to ${outcome.to}`);
-  return await write(ctx, round, outcome, signal);
+  try {
+    return await write(ctx, round, outcome, signal);
+  } catch (thrown) {
+    const error = asLearndError(thrown);
+    if (signal.aborted || error.retriable || isLost(error) || outcome.to === 'failed' || outcome.to === 'refused')
+      throw error;
+    // What the outcome's own rows refused: the budget, a version that cannot be promoted.
+    return await write(ctx, round, failure(ctx, round, error), signal);
+  }
 }
 
-const failure = (error: LearndError): Outcome => ({
-  to: error.code === 'budget_exhausted' ? 'refused' : 'failed',
-  error: oneLine(error),
-});
+/** What may stop a round before it has begun, through no fault of the program. */
+const REFUSALS: ReadonlySet<ErrorCode> = new Set([
+  'budget_exhausted',
+  'unavailable_feature',
+  'invalid',
+  'forbidden',
+  'conflict',
+]);
+
+function failure(ctx: MachineContext, round: RoundRow, error: LearndError): Outcome {
+  const refused =
+    round.state === 'planned' ? REFUSALS.has(error.code) : round.state === 'reserved' && error.code === 'conflict';
+  const log = ctx.log.child('round');
+  if (refused) log.warn('refused', { round: round.id, reason: error.message });
+  else log.error('failed', { round: round.id, error });
+  return {
+    to: refused ? 'refused' : 'failed',
+    error: oneLine(error),
+    commit: async tx => {
+      const { spent, limit, delta } = error.data ?? {};
+      if (error.code === 'budget_exhausted')
+        await ctx.announce(tx, 'learnd.budget.exhausted', {
+          epsilon_spent: Number(spent),
+          epsilon_limit: Number(limit),
+          delta: Number(delta),
+          reason: error.message,
+        });
+      return {};
+    },
+  };
+}
 
 /** A minute of a database away must not cost twenty minutes of training: the outcome is kept and the write tried again. */
 async function write(ctx: MachineContext, round: RoundRow, outcome: Outcome, signal: AbortSignal): Promise<RoundRow> {
@@ -141,11 +187,12 @@ async function write(ctx: MachineContext, round: RoundRow, outcome: Outcome, sig
         return await ctx.db.tx(tx => writeOnce(ctx, tx, round, outcome));
       } catch (thrown) {
         // The commit may have happened and only its acknowledgement been lost.
-        if (n > 1 && asLearndError(thrown).code === 'conflict') {
+        const error = asLearndError(thrown);
+        if (n > 1 && error.code === 'conflict') {
           const now = await getRound(ctx.db, round.id);
           if (now.state === outcome.to && now.fence === ctx.fence) return now;
         }
-        throw thrown;
+        throw error;
       }
     },
     { attempts: 8, firstMs: 250, maxMs: 15_000, signal },
@@ -160,8 +207,8 @@ async function writeOnce(ctx: MachineContext, tx: Queryable, round: RoundRow, ou
   const row = await changeRound(tx, round.id, {
     ...outcome,
     ...more,
-    work: { ...outcome.work, ...more.work },
-    epsilon: more.epsilon ?? outcome.epsilon ?? settled,
+    work: { ...outcome.work, ...more.work, ...settled?.work },
+    epsilon: more.epsilon ?? outcome.epsilon ?? settled?.epsilon,
     from: round.state,
     fence: ctx.fence,
     finished,

@@ -1,14 +1,40 @@
 import type { Log } from '../../base/log.ts';
 import type { Settings } from '../../base/settings.ts';
 import type { Gate } from '../../events/signals.ts';
-import type { VersionFiles, VersionManifest } from '../../learn/model/version.ts';
+import type { Card, VersionFiles, VersionManifest } from '../../learn/model/version.ts';
 import type { ComputeWorker } from '../../learn/worker/client.ts';
+import type { CallOptions } from '../../learn/worker/process.ts';
 import type { Artifacts } from '../../store/artifacts.ts';
 import type { Database, Queryable } from '../../store/database.ts';
 import type { VersionRow } from '../../store/versions.ts';
 
 /** The compute worker as rounds use it. */
 export type Compute = Pick<ComputeWorker, 'call' | 'perplexity' | 'classify' | 'close' | 'threads'>;
+
+/** A version's card with what lies behind it, as the stage `evaluate` measures it. */
+export interface Measured {
+  readonly card: Card;
+  readonly items: {
+    readonly documents: ReadonlyArray<{ readonly nll: number; readonly tokens: number }>;
+    readonly labels: ReadonlyArray<{ readonly truth: string; readonly predicted: string }>;
+  };
+}
+
+/** One version and where its parts lie. */
+export interface Subject {
+  readonly files: Pick<VersionFiles, 'model' | 'adapter' | 'logitBias' | 'heads'>;
+  readonly parameters: number;
+  /** Of the language model: weights and adapter. */
+  readonly bytes: number;
+}
+
+/** Results of a version on held-out users, for the monitor's detectors. */
+export interface Seed {
+  /** 0 or 1 for each held-out labelled row. */
+  readonly errors: readonly number[];
+  readonly f1: number | null;
+  readonly documents: ReadonlyArray<{ readonly nll: number; readonly tokens: number }>;
+}
 
 /** What the cycle gives a round: the stages never import each other. */
 export interface RoundPorts {
@@ -24,6 +50,18 @@ export interface RoundPorts {
   readonly budget: () => { readonly epsilon: number; readonly delta: number; readonly windowMs?: number | null };
   /** Of the policy in force. */
   readonly gate: Gate;
+  /** The stage `evaluate`. */
+  readonly evaluate: (input: {
+    db: Queryable;
+    round: number;
+    tasks: Settings['tasks'];
+    worker: Compute;
+    champion: Subject;
+    candidate: Subject | undefined;
+    call: CallOptions;
+  }) => Promise<{ champion: Measured; candidate: Measured | undefined }>;
+  /** What a new champion is expected to do, told to the monitor in the transaction of its promotion. */
+  readonly seedMonitor: (tx: Queryable, version: number, seed: Seed) => Promise<void>;
   readonly registry: {
     createVersion(
       tx: Queryable,

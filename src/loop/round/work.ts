@@ -4,6 +4,7 @@ import type { Card, VersionManifest } from '../../learn/model/version.ts';
 import type { Mechanism } from '../../learn/privacy/mechanism.ts';
 import type { Clip } from '../../learn/privacy/plan.ts';
 import type { RoundRow } from '../../store/rounds.ts';
+import type { Seed } from './ports.ts';
 
 /** The privacy plan of one training, from public constants alone. */
 export interface Noise {
@@ -52,11 +53,11 @@ export interface Trained {
   readonly seconds: number;
 }
 
-export interface Measured {
+export interface Figures {
   readonly champion: Card;
   readonly candidate: Card;
-  /** Tasks measured, and held-out rows behind the figures. */
-  readonly rows: { readonly documents: number; readonly labels: Readonly<Record<string, number>> };
+  /** The candidate's results for the monitor; kept until it is published. */
+  readonly seed: Seed;
 }
 
 export interface RoundWork {
@@ -70,7 +71,7 @@ export interface RoundWork {
   readonly trained?: readonly Trained[];
   /** The candidate as far as it is made. */
   readonly manifest?: VersionManifest;
-  readonly measured?: Measured;
+  readonly measured?: Figures;
   readonly notes?: readonly string[];
 }
 

@@ -1,0 +1,18 @@
+/** Entry of the compute worker's process: each job's code is loaded when it is first asked for. */
+import { type Job, serveJobs } from './serve.ts';
+import type { JobName } from './types.ts';
+
+const jobs: Record<JobName, () => Promise<Job>> = {
+  perplexity: async () => (await import('./jobs/perplexity.ts')).perplexity,
+  classify: async () => (await import('./jobs/classify.ts')).classify,
+  features: async () => (await import('./jobs/features.ts')).features,
+  'feature-model': async () => (await import('./jobs/feature-model.ts')).featureModel,
+  'train-norms': async () => (await import('./jobs/train-norms.ts')).trainNorms,
+  'train-lora': async () => (await import('./jobs/train-lora.ts')).trainLora,
+  merge: async () => (await import('./jobs/merge.ts')).merge,
+  prune: async () => (await import('./jobs/prune.ts')).prune,
+  quantize: async () => (await import('./jobs/quantize.ts')).quantize,
+  speed: async () => (await import('./jobs/speed.ts')).speed,
+};
+
+serveJobs(jobs);

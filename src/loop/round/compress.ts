@@ -1,0 +1,73 @@
+import { join } from 'node:path';
+import type { VersionManifest } from '../../learn/model/version.ts';
+import { PUBLIC_SENTENCES } from '../../learn/training/public-text.ts';
+import type { ModelResult } from '../../learn/worker/types.ts';
+import { publicTexts } from '../../store/round_rows.ts';
+import { noteProgress, type RoundRow } from '../../store/rounds.ts';
+import { failed } from './check.ts';
+import { freshFolder, keep, languageFiles, removeFolder } from './files.ts';
+import type { Step } from './machine.ts';
+import type { RoundPorts } from './ports.ts';
+import { merged } from './train.ts';
+import { workOf } from './work.ts';
+
+/** Newest documents of public sources that calibration looks at, beside the sentences that come with learnd. */
+const CALIBRATION_DOCUMENTS = 128;
+
+/** Prunes and quantizes by public text alone, which costs no privacy; heads name their own feature file and are carried over. */
+export function compressStep(ports: RoundPorts): Step {
+  return async (round, signal) => {
+    const { compression = {}, manifest } = workOf(round);
+    const { prune, quantize } = compression;
+    if (!manifest || (!prune && !quantize)) return { to: 'compressed' };
+    const folder = await freshFolder(ports.settings.data, round.id);
+    const worker = ports.openWorker();
+    const call = { signal, onProgress: (progress: unknown) => note(ports, round, progress) };
+    const notes: string[] = [...(workOf(round).notes ?? [])];
+    let next: VersionManifest = manifest;
+    const take = async (result: ModelResult): Promise<void> => {
+      const { adapter: _, ...rest } = next;
+      const blob = await keep(ports.artifacts, result.file, 'gguf');
+      next = { ...rest, model: { ...blob, quantization: result.quantization, parameters: result.parameters } };
+      notes.push(...result.notes);
+    };
+    try {
+      if (prune) {
+        const before = next.model.parameters;
+        const calibration = [...PUBLIC_SENTENCES, ...(await publicTexts(ports.db, CALIBRATION_DOCUMENTS))];
+        const files = await languageFiles(ports.artifacts, next);
+        const result = await worker.call(
+          'prune',
+          { files, ...prune, calibration, threads: worker.threads, out: join(folder, 'pruned.gguf') },
+          call,
+        );
+        if (!(result.parameters < before))
+          throw failed(`pruning left ${result.parameters} of ${before} parameters: nothing shrank`);
+        await take(result);
+      }
+      if (quantize) {
+        // Other weights under the same adapter would be another model than the one measured: the adapter goes in first.
+        if (next.adapter) next = await merged({ ports, worker, folder, call }, next);
+        const model = await ports.artifacts.path(next.model);
+        await take(await worker.call('quantize', { model, type: quantize, out: join(folder, 'quantized.gguf') }, call));
+      }
+      const scores = await worker.perplexity(
+        await languageFiles(ports.artifacts, next),
+        PUBLIC_SENTENCES.slice(0, 16),
+        { signal },
+      );
+      if (!scores.every(score => Number.isFinite(score.nll)))
+        throw failed('the smaller model gives losses that are not finite');
+    } finally {
+      await worker.close();
+      await removeFolder(ports.settings.data, round.id);
+    }
+    return { to: 'compressed', work: { manifest: next, notes } };
+  };
+}
+
+function note(ports: RoundPorts, round: RoundRow, progress: unknown): void {
+  noteProgress(ports.db, round.id, progress).catch(error =>
+    ports.log.debug('progress was not noted', { round: round.id, error }),
+  );
+}

@@ -1,0 +1,52 @@
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Blob, VersionFiles, VersionManifest } from '../../learn/model/version.ts';
+import type { WrittenBlob } from '../../learn/worker/types.ts';
+import type { Artifacts } from '../../store/artifacts.ts';
+
+/** The round's scratch folder: weights on their way into the artifacts store. No private text is ever written there. */
+export async function freshFolder(data: string, round: number): Promise<string> {
+  const folder = folderOf(data, round);
+  await rm(folder, { recursive: true, force: true });
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  return folder;
+}
+
+export const folderOf = (data: string, round: number): string => join(data, 'rounds', String(round));
+
+export const removeFolder = (data: string, round: number): Promise<void> =>
+  rm(folderOf(data, round), { recursive: true, force: true });
+
+/** Moves a file a worker wrote into the store. */
+export async function keep(artifacts: Artifacts, written: WrittenBlob, ext: string): Promise<Blob> {
+  const blob = await artifacts.put(written.path, ext);
+  await rm(written.path, { force: true });
+  return blob;
+}
+
+export type LanguageFiles = Pick<VersionFiles, 'model' | 'adapter' | 'logitBias'>;
+
+/** The language model of a manifest, as engines open it. */
+export async function languageFiles(
+  artifacts: Artifacts,
+  manifest: Pick<VersionManifest, 'model' | 'adapter'>,
+): Promise<Pick<VersionFiles, 'model' | 'adapter'>> {
+  return {
+    model: await artifacts.path(manifest.model),
+    ...(manifest.adapter && {
+      adapter: { path: await artifacts.path(manifest.adapter), scale: manifest.adapter.scale },
+    }),
+  };
+}
+
+export async function headFiles(artifacts: Artifacts, manifest: VersionManifest): Promise<VersionFiles['heads']> {
+  const heads: Record<string, VersionFiles['heads'][string]> = {};
+  for (const [task, head] of Object.entries(manifest.heads))
+    heads[task] = {
+      file: await artifacts.path(head),
+      features: await artifacts.path(head.features),
+      layer: head.layer,
+      labels: head.labels,
+    };
+  return heads;
+}

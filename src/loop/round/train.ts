@@ -1,0 +1,265 @@
+import { join } from 'node:path';
+import { LearndError } from '../../base/errors.ts';
+import type { Blob, VersionManifest } from '../../learn/model/version.ts';
+import { epsilon } from '../../learn/privacy/accountant.ts';
+import type { CallOptions } from '../../learn/worker/process.ts';
+import type { NoiseInput, TextTrainingInput, TrainingResult } from '../../learn/worker/types.ts';
+import { getFact, setFact } from '../../store/facts.ts';
+import { settle } from '../../store/ledger.ts';
+import { appendEvent } from '../../store/outbox.ts';
+import { viewDocuments, viewLabels } from '../../store/round_rows.ts';
+import { noteProgress, noteWork, type RoundRow } from '../../store/rounds.ts';
+import { getVersion, listVersions, type VersionRow } from '../../store/versions.ts';
+import { checkHead, checkText } from './check.ts';
+import { freshFolder, keep, languageFiles, removeFolder } from './files.ts';
+import type { Step } from './machine.ts';
+import type { Compute, RoundPorts } from './ports.ts';
+import {
+  type HeadTraining,
+  mechanismOf,
+  type Noise,
+  type TextTraining,
+  type Trained,
+  type Training,
+  workOf,
+} from './work.ts';
+
+/** Blocks whose norm scales are trained, and the rank of a new adapter (algorithms 12). */
+const NORM_LAYERS = 6;
+const LORA_RANK = 8;
+/** Stacked adapters beyond this cost more to serve than merged weights. */
+const MOST_RANK = 64;
+/** Pieces of one unit's documents, and their length in tokens: what a unit costs in time. */
+const SEQUENCE = { private: 96, public: 128 } as const;
+const PIECES = { private: 4, public: Number.MAX_SAFE_INTEGER } as const;
+/** A worker that is this much past its time limit hangs: trainings end by themselves after the step in which it passed. */
+const GRACE_MS = 10 * 60_000;
+
+interface Context {
+  readonly ports: RoundPorts;
+  readonly round: RoundRow;
+  readonly parent: VersionRow;
+  readonly worker: Compute;
+  readonly folder: string;
+  readonly call: CallOptions;
+}
+
+/**
+ * Trains each part in a fresh worker and puts its files into the store; settles what was really released. Nothing of an attempt
+ * is seen by anyone before it ends, and a retry replays the sealed seeds, so the reservation covers it
+ * (docs/decisions: a retried training is the same release).
+ */
+export function trainStep(ports: RoundPorts): Step {
+  return async (round, signal) => {
+    const { trainings = [] } = workOf(round);
+    const parent = await getVersion(ports.db, round.parent!);
+    if (trainings.length === 0) return { to: 'trained', work: { manifest: parent.manifest } };
+    await refuseErased(ports, round, trainings);
+    // From here on a noised step may have happened.
+    if (trainings.some(t => t.noise)) await noteWork(ports.db, round, ports.fence, { begun: true });
+    const folder = await freshFolder(ports.settings.data, round.id);
+    const worker = ports.openWorker();
+    const trained: Trained[] = [];
+    let manifest = parent.manifest;
+    try {
+      for (const training of trainings) {
+        const context: Context = {
+          ports,
+          round,
+          parent,
+          worker,
+          folder,
+          call: watched(ports, round, training, signal),
+        };
+        const done =
+          training.kind === 'head'
+            ? await trainHead(context, manifest, training)
+            : await trainText(context, manifest, training);
+        manifest = done.manifest;
+        trained.push(done.trained);
+      }
+    } finally {
+      await worker.close();
+      await removeFolder(ports.settings.data, round.id);
+    }
+    const released = trainings.flatMap(({ noise }, i) => (noise ? [mechanismOf(noise, trained[i]!.steps)] : []));
+    const { delta } = trainings.find(t => t.noise)?.noise ?? ports.budget();
+    return {
+      to: 'trained',
+      // The seeds go: whoever has one can take the noise off again.
+      work: { manifest, trained, begun: null, trainings: trainings.map(withoutSeed) },
+      epsilon: epsilon(released, delta),
+      commit: async tx => {
+        if (released.length > 0) await settle(tx, { round: round.id, mechanisms: released, delta, compose: epsilon });
+        return {};
+      },
+    };
+  };
+}
+
+export const withoutSeed = (training: Training): Training => {
+  if (!training.noise) return training;
+  const { seed: _, ...noise } = training.noise;
+  return { ...training, noise } as Training;
+};
+
+/** Everything erased since the view was frozen is gone from it; with nothing left there is nothing to train on. */
+async function refuseErased(ports: RoundPorts, round: RoundRow, trainings: readonly Training[]): Promise<void> {
+  for (const training of trainings) {
+    const rows =
+      training.kind === 'head'
+        ? await viewLabels(ports.db, round.id, training.task)
+        : await viewDocuments(ports.db, round.id);
+    if (rows.length === 0)
+      throw new LearndError('conflict', 'every row of the training view has been erased since it was frozen', {
+        retriable: false,
+      });
+  }
+}
+
+/** Progress into the round's row, at most every two seconds, and to subscribers at most every fifteen. */
+function watched(ports: RoundPorts, round: RoundRow, training: Training, signal: AbortSignal): CallOptions {
+  let noted = 0;
+  let told = Date.now();
+  return {
+    signal,
+    timeoutMs: training.minutes * 60_000 + GRACE_MS,
+    onProgress: progress => {
+      const now = Date.now();
+      if (now - noted < 2_000 && progress.done < progress.total) return;
+      noted = now;
+      const tell = now - told >= 15_000;
+      if (tell) told = now;
+      const said = { training: training.kind, ...progress };
+      const write = async (): Promise<void> => {
+        await noteProgress(ports.db, round.id, said);
+        if (tell)
+          await ports.db.tx(tx =>
+            appendEvent(tx, 'learnd.round.progressed', { round: round.id, state: round.state, progress: said }),
+          );
+      };
+      // Progress is for watching: a database that is away for a moment must not end the training.
+      write().catch(error => ports.log.debug('progress was not noted', { round: round.id, error }));
+    },
+  };
+}
+
+interface Done {
+  readonly manifest: VersionManifest;
+  readonly trained: Trained;
+}
+
+const noiseInput = (noise: Noise): NoiseInput => {
+  if (noise.seed === undefined) throw new LearndError('internal', 'a private training has lost its seed');
+  return { ...noise, seed: noise.seed };
+};
+
+async function trainHead(context: Context, manifest: VersionManifest, training: HeadTraining): Promise<Done> {
+  const { ports, round, worker, folder, call } = context;
+  const examples = await viewLabels(ports.db, round.id, training.task);
+  const { blob: features, layer } = await featureModel(context, manifest);
+  const result = await worker.call(
+    'train-head',
+    {
+      features: await ports.artifacts.path(features),
+      base: manifest.base.sha256,
+      layer,
+      task: training.task,
+      labels: training.labels,
+      examples,
+      noise: noiseInput(training.noise),
+      maxSeconds: training.minutes * 60,
+      out: join(folder, 'head.safetensors'),
+    },
+    call,
+  );
+  const blob = await keep(ports.artifacts, result.file, 'safetensors');
+  const head = {
+    ...blob,
+    features,
+    base: manifest.base.sha256,
+    layer,
+    pooling: 'mean' as const,
+    labels: training.labels,
+  };
+  const next: VersionManifest = { ...manifest, heads: { ...manifest.heads, [training.task]: head } };
+  await checkHead(ports, worker, next, training, result.check, call);
+  return {
+    manifest: next,
+    trained: { kind: 'head', task: training.task, steps: result.steps, seconds: result.seconds },
+  };
+}
+
+/** Cut once for a base: heads of every later version share the file. */
+async function featureModel(
+  { ports, worker, folder, call }: Context,
+  manifest: VersionManifest,
+): Promise<{ blob: Blob; layer: number }> {
+  const wanted = ports.settings.train.feature_layer;
+  const key = `features:${manifest.base.sha256}:${wanted}`;
+  const known = await getFact<{ blob: Blob; layer: number }>(ports.db, key);
+  if (known) return known;
+  const base = (await listVersions(ports.db)).findLast(
+    version => version.manifest.model.sha256 === manifest.base.sha256,
+  );
+  if (!base)
+    throw new LearndError(
+      'corrupt',
+      `no version holds the base ${manifest.base.name} that the feature model is cut from`,
+    );
+  const written = await worker.call(
+    'feature-model',
+    { model: await ports.artifacts.path(base.manifest.model), layers: wanted, out: join(folder, 'features.gguf') },
+    call,
+  );
+  const made = { blob: await keep(ports.artifacts, written, 'gguf'), layer: written.layers };
+  await setFact(ports.db, key, made);
+  return made;
+}
+
+async function trainText(context: Context, before: VersionManifest, training: TextTraining): Promise<Done> {
+  const { ports, round, worker, folder, call } = context;
+  const documents = await viewDocuments(ports.db, round.id);
+  const way = training.noise ? 'private' : 'public';
+  let manifest = before;
+  if (training.kind === 'lora' && (manifest.adapter?.rank ?? 0) + LORA_RANK > MOST_RANK)
+    manifest = await merged(context, manifest);
+  const input: TextTrainingInput = {
+    files: await languageFiles(ports.artifacts, manifest),
+    documents: documents.map(({ unit, text }) => ({ unit, text })),
+    ...(training.noise ? { noise: noiseInput(training.noise) } : {}),
+    sequence: SEQUENCE[way],
+    perUnit: PIECES[way],
+    maxSeconds: training.minutes * 60,
+    threads: worker.threads,
+    out: join(folder, `${training.kind}.gguf`),
+  };
+  let next: VersionManifest;
+  let result: TrainingResult;
+  if (training.kind === 'norms') {
+    result = await worker.call('train-norms', { ...input, layers: NORM_LAYERS }, call);
+    next = { ...manifest, model: { ...manifest.model, ...(await keep(ports.artifacts, result.file, 'gguf')) } };
+  } else {
+    const lora = await worker.call('train-lora', { ...input, rank: LORA_RANK }, call);
+    const blob = await keep(ports.artifacts, lora.file, 'gguf');
+    next = { ...manifest, adapter: { ...blob, scale: 1, rank: lora.rank } };
+    result = lora;
+  }
+  await checkText(ports, worker, next, result.check, call);
+  return { manifest: next, trained: { kind: training.kind, steps: result.steps, seconds: result.seconds } };
+}
+
+/** The manifest with its adapter worked into the weights. */
+export async function merged(
+  { ports, worker, folder, call }: Pick<Context, 'ports' | 'worker' | 'folder' | 'call'>,
+  manifest: VersionManifest,
+): Promise<VersionManifest> {
+  const result = await worker.call(
+    'merge',
+    { files: await languageFiles(ports.artifacts, manifest), out: join(folder, 'merged.gguf') },
+    call,
+  );
+  const { adapter: _, ...rest } = manifest;
+  const blob = await keep(ports.artifacts, result.file, 'gguf');
+  return { ...rest, model: { ...blob, quantization: result.quantization, parameters: result.parameters } };
+}
