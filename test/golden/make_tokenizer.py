@@ -1,6 +1,6 @@
 """Makes tokenizer.json and tokenizer-smollm2.json: ids by Hugging Face tokenizers for texts in many scripts.
 
-python tokenizer.py SMOLLM2.gguf    (pip install tokenizers==0.23.3 gguf==0.19.0)
+python make_tokenizer.py SMOLLM2.gguf    (pip install tokenizers==0.23.3 gguf==0.19.0)
 Small vocabularies are trained here on the sentences below, so the unit test needs no model; the other file holds only the
 ids that SmolLM2's own vocabulary (read from the GGUF) gives.
 """

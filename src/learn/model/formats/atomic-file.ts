@@ -38,7 +38,7 @@ export async function writeAtomically(
     await rename(temporary, path);
     await syncFolder(dirname(path));
   } catch (thrown) {
-    await rm(temporary, { force: true });
+    await rm(temporary, { force: true }).catch(() => undefined); // the first error is the one to tell
     throw diskError(path, thrown);
   }
   return { path, sha256: hash.digest('hex'), bytes };
