@@ -103,6 +103,11 @@ export interface Jobs {
     };
     result: ModelResult & { readonly keptLayers: readonly number[] };
   };
+  /** Makes and trains a small model from nothing: `base: scratch`. */
+  'pretrain-scratch': {
+    input: { threads: number; maxSeconds?: number; out: string };
+    result: { readonly file: WrittenBlob };
+  };
   quantize: {
     input: { model: string; type: string; out: string };
     result: ModelResult;
