@@ -105,7 +105,7 @@ export async function openArtifacts(url: string): Promise<Artifacts> {
 
   return {
     root,
-    put: (file, ext) => write(createReadStream(file, { highWaterMark: 1 << 20 }), ext),
+    put: (file, ext) => write(contents(file), ext),
     putBytes: (bytes, ext) =>
       write(
         (async function* () {
@@ -116,11 +116,15 @@ export async function openArtifacts(url: string): Promise<Artifacts> {
     path,
     verify: async blob => {
       const hash = createHash('sha256');
-      for await (const chunk of createReadStream(await path(blob), { highWaterMark: 1 << 20 }))
-        hash.update(chunk as Buffer);
+      for await (const chunk of contents(await path(blob))) hash.update(chunk);
       if (hash.digest('hex') !== blob.sha256) throw corrupt(blob, 'does not have the content its name says');
     },
   };
+}
+
+/** A generator opens the file when it is read, not before: a stream that fails while nobody reads it ends the process. */
+async function* contents(file: string): AsyncGenerator<Uint8Array> {
+  yield* createReadStream(file, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>;
 }
 
 function failure(thrown: unknown, root: string, written?: number): LearndError {
