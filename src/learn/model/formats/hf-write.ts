@@ -52,6 +52,7 @@ function tokenizerConfig(parts: ModelParts, tokenizer: BpeTokenizer): Record<str
     unk_token: named(spec.unkId),
     clean_up_tokenization_spaces: false,
     model_max_length: parts.config.contextLength,
+    model_input_names: ['input_ids', 'attention_mask'],
     ...(parts.chatTemplate === undefined ? {} : { chat_template: parts.chatTemplate }),
   };
 }
