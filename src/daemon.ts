@@ -7,6 +7,7 @@ import { Scope } from './base/scope.ts';
 import type { Settings } from './base/settings.ts';
 import { startTelemetry } from './base/telemetry.ts';
 import { type Control, startControl } from './loop/cycle.ts';
+import { isErased } from './loop/ingest/erasure.ts';
 import { ingest } from './loop/ingest/ingest.ts';
 import { type KafkaIntake, startKafkaIntake } from './loop/ingest/intake.ts';
 import { ServingStats } from './loop/monitor/serving.ts';
@@ -18,6 +19,7 @@ import { type StoreParts, storePorts, VersionOpener } from './serve/store-ports.
 import { type Artifacts, openArtifacts } from './store/artifacts.ts';
 import { connect, type Database, waitForDatabase } from './store/database.ts';
 import { startEmbedded } from './store/embedded.ts';
+import { saveExchange } from './store/exchanges.ts';
 import { deploymentSecret } from './store/facts.ts';
 import { createKey, listKeys } from './store/keys.ts';
 import { migrate } from './store/migrate.ts';
@@ -125,7 +127,15 @@ async function start(
   scope.defer('control', () => control?.stop());
   await control.bootstrapped;
 
-  parts = { db, artifacts, ingest: (kind, events, origin) => ingest(db, settings, secret, events, { origin, kind }) };
+  parts = {
+    db,
+    artifacts,
+    ingest: (kind, events, origin) => ingest(db, settings, secret, events, { origin, kind }),
+    async saveExchange(exchange) {
+      const erased = exchange.user !== undefined && (await isErased(db, secret, exchange.user));
+      if (!erased) await saveExchange(db, exchange);
+    },
+  };
   if (serves) await serveChampion(db, artifacts, serving, log, scope);
   if (settings.roles.includes('ingest') && settings.kafka.brokers.length > 0) {
     intake = await startKafkaIntake({ db, settings, secret, log });

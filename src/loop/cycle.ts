@@ -9,6 +9,7 @@ import { ComputeWorker } from '../learn/worker/client.ts';
 import type { Artifacts } from '../store/artifacts.ts';
 import type { Database } from '../store/database.ts';
 import { campaign } from '../store/leader.ts';
+import { forgetEvents } from '../store/outbox.ts';
 import { runningRound } from '../store/rounds.ts';
 import { aliasVersion } from '../store/versions.ts';
 import { afterRound, notifyAll } from './after-round.ts';
@@ -61,6 +62,8 @@ export interface Control {
 
 /** The monitor's worker ends after so long without documents or labels: it holds a float32 copy of the model. */
 const SCORER_IDLE_MS = 60_000;
+/** Without a log to publish to, announcements are kept so long for whoever reads the table. */
+const OUTBOX_KEPT_MS = 30 * 86_400_000;
 
 export async function startControl(parts: CycleParts): Promise<Control> {
   const { db, settings, log } = parts;
@@ -220,6 +223,7 @@ function outboxLoop(parts: CycleParts, to: () => EventLog | undefined): Loop {
     },
     async turn() {
       const eventLog = to();
+      if (settings.kafka.brokers.length === 0) await forgetEvents(db, OUTBOX_KEPT_MS);
       if (eventLog === undefined || eventLog.state !== 'connected') return;
       const publish = (topic: string, key: string, value: string) => eventLog.publish(topic, [{ key, value }]);
       await publishOutbox(db, { publish }, { name: settings.name });

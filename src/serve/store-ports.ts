@@ -1,18 +1,21 @@
 import { asLearndError, LearndError } from '../base/errors.ts';
 import type { Settings } from '../base/settings.ts';
+import { withSpan } from '../base/telemetry.ts';
 import type { VersionFiles } from '../learn/model/version.ts';
 import { openVersion, resolveModelName, versionName } from '../loop/registry/index.ts';
 import type { Artifacts } from '../store/artifacts.ts';
 import type { Database } from '../store/database.ts';
-import { loadExchange, saveExchange } from '../store/exchanges.ts';
+import { loadExchange } from '../store/exchanges.ts';
 import { findKey } from '../store/keys.ts';
 import { listVersions, type VersionRow } from '../store/versions.ts';
-import type { AdminHandler, EventKind, IngestReport, Served, ServePorts } from './ports.ts';
+import type { AdminHandler, EventKind, Exchange, IngestReport, Served, ServePorts } from './ports.ts';
 
 /** What serving needs from the store, once there is one. */
 export interface StoreParts {
   readonly db: Database;
   readonly artifacts: Artifacts;
+  /** Leaves out an exchange of a user who was erased. */
+  readonly saveExchange: (exchange: Exchange) => Promise<void>;
   readonly ingest: (kind: EventKind, events: readonly unknown[], origin: 'http' | 'socket') => Promise<IngestReport>;
 }
 
@@ -51,8 +54,11 @@ export function storePorts(options: {
     return parts;
   };
   return {
-    ingest: (kind, events, origin) => store().ingest(kind, events, origin),
-    saveExchange: exchange => saveExchange(store().db, exchange),
+    ingest: (kind, events, origin) =>
+      withSpan('learnd.ingest', { 'learnd.kind': kind, 'learnd.origin': origin, 'learnd.events': events.length }, () =>
+        store().ingest(kind, events, origin),
+      ),
+    saveExchange: exchange => store().saveExchange(exchange),
     loadExchange: responseId => loadExchange(store().db, responseId),
     keys: { find: hash => findKey(store().db, hash) },
     modelName: () => settings.name,

@@ -57,3 +57,12 @@ export async function pruneEvents(db: Queryable, ms: number): Promise<number> {
   );
   return rowCount;
 }
+
+/** Removes events older than that, published or not: for a deployment that has nowhere to publish to. */
+export async function forgetEvents(db: Queryable, ms: number): Promise<number> {
+  const { rowCount } = await db.query(
+    `delete from outbox where created_at < now() - make_interval(secs => $1::double precision / 1000)`,
+    [ms],
+  );
+  return rowCount;
+}

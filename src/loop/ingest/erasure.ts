@@ -2,6 +2,7 @@ import { createHmac } from 'node:crypto';
 import type { ErasureReceipt, VersionInReceipt } from '../../events/out.ts';
 import { type Database, notify, type Queryable } from '../../store/database.ts';
 import {
+  erasedAmong,
   receiptOf,
   removeRows,
   runningRoundWith,
@@ -83,3 +84,7 @@ export async function erase(
     return receipt;
   });
 }
+
+/** Whether the user asked to be forgotten: nothing of the user is stored any more. */
+export const isErased = async (db: Queryable, secret: Uint8Array, user: string): Promise<boolean> =>
+  (await erasedAmong(db, [userHash(secret, user)])).size > 0;

@@ -1,5 +1,6 @@
 import { LearndError } from '../../base/errors.ts';
 import type { Settings } from '../../base/settings.ts';
+import { currentTraceParent } from '../../base/telemetry.ts';
 import { type Family, familyOf, type LearndEvent, parseEvent } from '../../events/event.ts';
 import { type Database, notify, type Queryable } from '../../store/database.ts';
 import { insertDocuments, type NewDocument } from '../../store/documents.ts';
@@ -150,7 +151,7 @@ async function storeItems(tx: Queryable, owner: object, origin: Origin, items: r
       type: event.type,
       kind: event.family,
       occurred_at: event.time,
-      trace_parent: event.traceparent,
+      trace_parent: event.traceparent ?? currentTraceParent(),
     })),
   );
   const fresh = [...first]
