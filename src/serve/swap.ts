@@ -159,17 +159,18 @@ export class VersionTable {
     }
   }
 
-  /** After the engine process started again: the champion first, then whatever else was loaded. */
+  /** After the engine process started again: the champion, for which answers wait, then whatever else was loaded, which does not. */
   async #reload(): Promise<void> {
     const order = [...this.#entries].sort(([a], [b]) => Number(b === this.#champion) - Number(a === this.#champion));
     for (const [version, entry] of order) {
-      entry.loading = this.#engine.call('load', entry.files, { early: true });
-      try {
-        await entry.loading;
-      } catch (error) {
+      const loading = this.#engine.call('load', entry.files, { early: true });
+      entry.loading = loading;
+      loading.catch(error => {
         this.#log.error('a version could not be loaded again', { version, reason: oneLine(error) });
-        if (version !== this.#champion && this.#entries.get(version) === entry) this.#entries.delete(version);
-      }
+        if (version !== this.#champion && this.#entries.get(version)?.loading === loading)
+          this.#entries.delete(version);
+      });
     }
+    await order[0]?.[1].loading.catch(() => undefined); // reported above; the next request for it tries again
   }
 }

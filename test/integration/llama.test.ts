@@ -192,6 +192,15 @@ test('a damaged or missing file is an error, not a crash', async t => {
     writeFileSync(bad, bytes.subarray(0, length));
     await assert.rejects(openGguf(bad), code('corrupt'), name);
   }
+  // Any byte of the header changed: refused or harmless, and this process is still there to say so.
+  const header = bytes.indexOf('token_embd.weight') + 1_500;
+  for (let n = 0; n < 60; n++) {
+    const changed = Buffer.from(bytes);
+    changed[(n * 7_919) % (n % 2 === 0 ? 600 : header)]! ^= 1 << (n % 8);
+    writeFileSync(bad, changed);
+    const opened = await openGguf(bad).catch(error => assert.ok(code('corrupt')(error), String(error)));
+    await opened?.dispose();
+  }
   writeFileSync(bad, Buffer.alloc(5_000, 'x'));
   await assert.rejects(openGguf(bad), code('corrupt'));
   const model = await openGguf(good);

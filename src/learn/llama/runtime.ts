@@ -8,6 +8,7 @@ import { getLlama, type Llama, LlamaLogLevel, type LlamaModel, type Token } from
 import { LearndError } from '../../base/errors.ts';
 import { FeatureExtractor, type FeatureOptions } from './features.ts';
 import { Generator, type GeneratorOptions } from './generator.ts';
+import { checkAdapterFile, checkModelFile } from './preflight.ts';
 
 /** The last complaints of llama.cpp: it logs the reason of a failed load and then only says that it failed. */
 const complaints: string[] = [];
@@ -61,6 +62,7 @@ async function mustExist(what: string, path: string): Promise<void> {
 export async function openGguf(path: string): Promise<GgufModel> {
   const full = isAbsolute(path) ? path : resolve(path);
   await mustExist('model file', full);
+  await checkModelFile(full);
   const llama = await startRuntime();
   complaints.length = 0;
   try {
@@ -129,7 +131,10 @@ export class GgufModel {
 
   /** A context for answers and label scores. Throws 'not_found' / 'corrupt' for the adapter's file. */
   async createGenerator(options: GeneratorOptions = {}): Promise<Generator> {
-    if (options.adapter !== undefined) await mustExist('adapter file', options.adapter.path);
+    if (options.adapter !== undefined) {
+      await mustExist('adapter file', options.adapter.path);
+      checkAdapterFile(options.adapter.path);
+    }
     complaints.length = 0;
     try {
       return await Generator.create(this.#model, options);

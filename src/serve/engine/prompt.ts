@@ -4,8 +4,9 @@
  */
 import { invalid } from '../../base/errors.ts';
 import type { GgufModel } from '../../learn/llama/runtime.ts';
+import { renderChat } from '../../learn/model/chat.ts';
+import type { Tokenizer } from '../../learn/model/types.ts';
 import type { EngineMessage } from './protocol.ts';
-import { type RenderChat, renderer } from './template.ts';
 
 export interface Prompt {
   readonly tokens: number[];
@@ -17,18 +18,18 @@ export interface Prompt {
 
 /** Stands for a message's content while the template is rendered; from the private use area, and never in the output. */
 const mark = (index: number): string => `\uE000${index}\uE001`;
+/** Without a template the model may have no token that ends a turn, so the turn's written markup ends the answer. */
+const MARKUP = ['<|im_end|>', '<|im_start|>'];
 const MARKS = /\uE000(\d+)\uE001/;
 
 export class PromptBuilder {
   readonly #model: GgufModel;
-  readonly #render: RenderChat;
+  readonly #template: string | undefined;
 
+  /** `template`: Jinja; a model without one gets the ChatML that training gives it too. */
   constructor(model: GgufModel, template: string | undefined) {
     this.#model = model;
-    this.#render = renderer(template, {
-      bos: model.bosId === undefined ? '' : model.detokenize([model.bosId], { special: true }),
-      eos: model.eosId === undefined ? '' : model.detokenize([model.eosId], { special: true }),
-    });
+    this.#template = template;
   }
 
   /** `limit`: leave out the oldest turns (never the system message or the last turn) until it has at most so many tokens. */
@@ -36,19 +37,27 @@ export class PromptBuilder {
     if (messages.length === 0) throw invalid('input', 'there is no message to answer');
     let kept = [...messages];
     for (;;) {
-      const { text, stop } = this.#render(kept);
-      const tokens = this.#encode(kept, text);
+      const tokens = this.#encode(kept);
       const oldest = kept.findIndex(message => message.role !== 'system');
       if (limit === undefined || tokens.length <= limit || oldest < 0 || oldest >= kept.length - 1) {
-        return { tokens, stop, dropped: messages.length - kept.length };
+        return { tokens, stop: this.#template === undefined ? MARKUP : [], dropped: messages.length - kept.length };
       }
       kept = kept.filter((_, index) => index !== oldest);
     }
   }
 
-  #encode(messages: readonly EngineMessage[], rendered: string): number[] {
+  #render(messages: readonly EngineMessage[]): string {
+    const { bosId, eosId, path } = this.#model;
+    const token = (id: number): string => this.#model.detokenize([id], { special: true });
+    const tokenizer = { bosId, eosId, token } as Tokenizer; // all that rendering asks of it
+    return renderChat({ path, chatTemplate: this.#template, tokenizer }, messages, { addGenerationPrompt: true });
+  }
+
+  #encode(messages: readonly EngineMessage[]): number[] {
     const spelled = messages.some(message => this.#spellsSpecial(message.content));
-    const tokens = spelled ? this.#encodeApart(messages) : this.#model.tokenize(rendered, { special: true });
+    const tokens = spelled
+      ? this.#encodeApart(messages)
+      : this.#model.tokenize(this.#render(messages), { special: true });
     const bos = this.#model.bosId;
     return this.#model.addsBos && bos !== undefined && tokens[0] !== bos ? [bos, ...tokens] : tokens;
   }
@@ -59,7 +68,7 @@ export class PromptBuilder {
 
   /** The template's own text with its special tokens, the messages as plain text between. */
   #encodeApart(messages: readonly EngineMessage[]): number[] {
-    const { text } = this.#render(messages.map((message, index) => ({ role: message.role, content: mark(index) })));
+    const text = this.#render(messages.map((message, index) => ({ role: message.role, content: mark(index) })));
     return text
       .split(MARKS)
       .flatMap((part, index) =>
