@@ -111,7 +111,7 @@ function multiplyPower(
     }
     for (let n = steps; n > 0; n = Math.floor(n / 2)) {
       if (n % 2 === 1) {
-        const r = z[0]! * xr - z[1]! * xi;
+        const r: number = z[0]! * xr - z[1]! * xi;
         z[1] = z[0]! * xi + z[1]! * xr;
         z[0] = r;
       }
