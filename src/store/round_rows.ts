@@ -23,9 +23,8 @@ export async function freezeLabels(
   tasks: readonly TaskLabels[],
   perUnit: number,
 ): Promise<number> {
-  let count = 0;
-  for (const task of tasks) {
-    const { rowCount } = await db.query(
+  for (const task of tasks)
+    await db.query(
       `insert into round_rows (round, kind, row_id)
        select $1, 'feedback', id from (
          select id, row_number() over (partition by unit order by received_at desc, id desc) as nth
@@ -34,9 +33,17 @@ export async function freezeLabels(
        on conflict do nothing`,
       [round, task.name, task.labels, perUnit],
     );
-    count += rowCount;
-  }
-  return count;
+  return await viewSize(db, round, 'feedback');
+}
+
+/** Rows that the view may train on. Actions of one round share a view, so a row frozen before counts as well. */
+async function viewSize(db: Queryable, round: number, table: 'feedback' | 'documents'): Promise<number> {
+  const { rows } = await db.query<{ n: number }>(
+    `select count(*) as n from round_rows r join ${table} t on t.id = r.row_id
+     where r.round = $1 and r.kind = $2 and t.split = 'train'`,
+    [round, table === 'feedback' ? 'feedback' : 'document'],
+  );
+  return rows[0]!.n;
 }
 
 /** Freezes the eligible documents, at most `perUnit` newest of each unit; `publicOnly`: of sources declared public. */
@@ -46,7 +53,7 @@ export async function freezeDocuments(
   options: { perUnit: number; publicOnly: boolean },
 ): Promise<number> {
   // A public document is no one's private unit: all of them count.
-  const { rowCount } = await db.query(
+  await db.query(
     `insert into round_rows (round, kind, row_id)
      select $1, 'document', id from (
        select id, row_number() over (partition by unit order by received_at desc, id desc) as nth
@@ -55,7 +62,7 @@ export async function freezeDocuments(
      on conflict do nothing`,
     [round, options.perUnit, options.publicOnly],
   );
-  return rowCount;
+  return await viewSize(db, round, 'documents');
 }
 
 /** Tasks with rows in the view. */

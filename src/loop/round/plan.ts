@@ -62,7 +62,7 @@ async function freezeAndReserve(
   const view = { feedback: 0, documents: 0 };
   for (const finetune of program.finetunes) {
     if (finetune.data === 'feedback') {
-      view.feedback += await freezeLabels(tx, round.id, settings.tasks, settings.privacy.examples_per_user);
+      view.feedback = await freezeLabels(tx, round.id, settings.tasks, settings.privacy.examples_per_user);
       const tasks = await tasksInView(tx, round.id);
       const trained = settings.tasks.filter(task => tasks.has(task.name));
       if (trained.length === 0)
@@ -99,7 +99,7 @@ async function freezeAndReserve(
               'there is no document that may be trained on',
               'Send documents, or wait until they have been scored',
             );
-      view.documents += rows;
+      view.documents = rows;
       const kind = finetune.method === 'lora' ? 'lora' : 'norms';
       const base = { kind, minutes: finetune.minutes } as const;
       if (publicOnly) {

@@ -109,7 +109,7 @@ async function refuseErased(ports: RoundPorts, round: RoundRow, trainings: reado
     const rows =
       training.kind === 'head'
         ? await viewLabels(ports.db, round.id, training.task)
-        : await viewDocuments(ports.db, round.id);
+        : (await viewDocuments(ports.db, round.id)).filter(row => training.noise !== undefined || row.public);
     if (rows.length === 0)
       throw new LearndError('conflict', 'every row of the training view has been erased since it was frozen', {
         retriable: false,
@@ -219,7 +219,9 @@ async function featureModel(
 
 async function trainText(context: Context, before: VersionManifest, training: TextTraining): Promise<Done> {
   const { ports, round, worker, folder, call } = context;
-  const documents = await viewDocuments(ports.db, round.id);
+  const view = await viewDocuments(ports.db, round.id);
+  // Another action of the round may have put private documents into the view: without noise they must not be seen.
+  const documents = training.noise ? view : view.filter(row => row.public);
   const way = training.noise ? 'private' : 'public';
   let manifest = before;
   if (training.kind === 'lora' && (manifest.adapter?.rank ?? 0) + LORA_RANK > MOST_RANK)
