@@ -23,7 +23,7 @@ const log = createLog({ level: process.env.LEARND_TEST_LOG === 'debug' ? 'debug'
 let kafka: TestKafka;
 let client: kafkajs.Kafka;
 let admin: kafkajs.Admin;
-let producer: kafkajs.Producer;
+let producer: kafkajs.Producer | undefined;
 
 const clientOf = (brokers: string[]) =>
   new kafkajs.Kafka({ brokers, logLevel: kafkajs.logLevel.NOTHING, retry: { retries: 12, maxRetryTime: 2000 } });
@@ -33,13 +33,11 @@ before(async () => {
   kafka = await startKafka();
   client = clientOf(kafka.brokers);
   admin = client.admin();
-  producer = client.producer({ createPartitioner: kafkajs.Partitioners.DefaultPartitioner });
   await admin.connect();
-  await producer.connect();
 });
 after(async () => {
   if (missing !== undefined) return;
-  await producer.disconnect();
+  await producer?.disconnect();
   await admin.disconnect();
   await kafka.stop();
 });
@@ -52,11 +50,15 @@ const labelEvent = (text: string, more: object = {}) => ({
   type: 'learnd.feedback.label',
   data: { task: 'intent', text, label: 'card', ...more },
 });
-const produce = (
+async function produce(
   topic: string,
   messages: { key?: string | null; value: unknown; headers?: Record<string, string> }[],
-) =>
-  producer.send({
+): Promise<void> {
+  if (producer === undefined) {
+    producer = client.producer({ createPartitioner: kafkajs.Partitioners.DefaultPartitioner });
+    await producer.connect();
+  }
+  await producer.send({
     topic,
     messages: messages.map(({ key, value, headers }) => ({
       key: key ?? null,
@@ -64,16 +66,24 @@ const produce = (
       headers: headers ?? {},
     })),
   });
+}
 
 /** The topics, empty. */
 async function freshTopics(): Promise<void> {
+  // A producer that remembers the old partitions would send what it cannot place twice.
+  await producer?.disconnect();
+  producer = undefined;
   const all = [...TOPICS_IN, TOPICS.dead];
   const there = (await admin.listTopics()).filter(topic => (all as string[]).includes(topic));
   if (there.length > 0) await admin.deleteTopics({ topics: there });
   await until(async () => !(await admin.listTopics()).some(topic => (all as string[]).includes(topic)));
   await admin.createTopics({
     topics: all.map(topic => ({ topic, numPartitions: topic === TOPICS.feedback ? 2 : 1 })),
-    waitForLeaders: true,
+  });
+  await until(async () => {
+    // kafkajs reports a topic that the broker is still making as an error.
+    const metadata = await admin.fetchTopicMetadata({ topics: all }).catch(() => undefined);
+    return metadata?.topics.every(topic => topic.partitions.every(partition => partition.leader >= 0)) ?? false;
   });
 }
 
@@ -142,7 +152,7 @@ test('events of all three topics are stored; topics are made when missing; lag i
   const there = await admin.listTopics();
   if (there.includes(TOPICS.feedback)) await freshTopics();
   const intake = await consume(t, db);
-  await until(async () => intake.log.state === 'connected' && TOPICS_IN.every(async () => true));
+  await until(() => intake.log.state === 'connected');
   await until(async () => (await admin.listTopics()).includes(TOPICS.erasures));
   await produce(TOPICS.feedback, [
     { key: 'anna', value: labelEvent('by key') },
@@ -241,7 +251,7 @@ test(
     await produce(TOPICS.documents, [{ value: large }]);
     await produce(TOPICS.documents, [{ value: { type: 'learnd.document', data: { text: 'good', source: 's' } } }]);
     const intake = await consume(t, db, settings);
-    await until(() => intake.totals.accepted === 1 && intake.totals.dead === 7, 60);
+    await until(() => intake.totals.accepted === 1 && intake.totals.dead === 7, 15);
     const letters = (await listDeadLetters(db, 100)).sort((a, b) => a.offset - b.offset);
     assert.deepEqual(
       letters.map(letter => [letter.offset, letter.field, letter.reason]),
@@ -339,7 +349,7 @@ test('the broker dies and comes back: said so, waited for, nothing lost', ownOnl
   await until(() => intake.log.state === 'connected', 60);
   await produce(TOPICS.feedback, [{ value: labelEvent('after') }]);
   await until(() => intake.totals.accepted === 2);
-  await admin.createTopics({ topics: [{ topic: TOPICS.announcements }], waitForLeaders: true });
+  await admin.createTopics({ topics: [{ topic: TOPICS.announcements }] });
   await intake.log.publish(TOPICS.announcements, [message]);
   assert.deepEqual(
     (await readAll(TOPICS.announcements)).map(one => one.value),
