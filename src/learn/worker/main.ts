@@ -9,6 +9,7 @@ const jobs: Record<JobName, () => Promise<Job>> = {
   'feature-model': async () => (await import('./jobs/feature-model.ts')).featureModel,
   'train-norms': async () => (await import('./jobs/train-norms.ts')).trainNorms,
   'train-lora': async () => (await import('./jobs/train-lora.ts')).trainLora,
+  'pretrain-scratch': async () => (await import('./jobs/pretrain-scratch.ts')).pretrainScratch,
   merge: async () => (await import('./jobs/merge.ts')).merge,
   prune: async () => (await import('./jobs/prune.ts')).prune,
   quantize: async () => (await import('./jobs/quantize.ts')).quantize,

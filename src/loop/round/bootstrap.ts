@@ -1,4 +1,4 @@
-import { mkdir, rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { LearndError } from '../../base/errors.ts';
 import { cacheFolder } from '../../base/settings.ts';
@@ -18,11 +18,12 @@ export async function bootstrap(ports: RoundPorts, signal: AbortSignal): Promise
   const log = ports.log.child('base');
   const champion = await aliasVersion(db, 'champion');
   if (champion) return champion;
+  const cacheDir = join(cacheFolder(), 'models');
   let told = 0;
   const base = await resolveBase(settings.base, {
-    cacheDir: join(cacheFolder(), 'models'),
+    cacheDir,
     signal,
-    scratch: () => pretrain(ports, signal),
+    scratch: () => pretrain(ports, cacheDir, signal),
     onProgress: ({ message, bytes, total }) => {
       const now = Date.now();
       if (bytes !== undefined && bytes !== total && now - told < 2_000) return;
@@ -36,7 +37,6 @@ export async function bootstrap(ports: RoundPorts, signal: AbortSignal): Promise
   if (signal.aborted) throw new LearndError('canceled', 'the start was called off');
   const facts = await describeModel(base.path);
   const blob = await artifacts.put(base.path, 'gguf');
-  await rm(scratchFolder(settings.data), { recursive: true, force: true });
   const manifest: VersionManifest = {
     base: { name: base.name, sha256: blob.sha256 },
     model: { ...blob, ...facts },
@@ -68,20 +68,20 @@ export async function bootstrap(ports: RoundPorts, signal: AbortSignal): Promise
   return version;
 }
 
-const scratchFolder = (data: string): string => join(data, 'scratch');
+/** Changes with the text, the shape or the training of the scratch model. */
+const SCRATCH = 'scratch-1.gguf';
 
-/** A small model made here, in a worker of its own. */
-async function pretrain(ports: RoundPorts, signal: AbortSignal): Promise<string> {
-  const folder = scratchFolder(ports.settings.data);
-  await rm(folder, { recursive: true, force: true });
-  await mkdir(folder, { recursive: true });
+/** A small model made here, in a worker of its own; from public text and a fixed seed, so once for every deployment of this user. */
+async function pretrain(ports: RoundPorts, cacheDir: string, signal: AbortSignal): Promise<string> {
+  const path = join(cacheDir, SCRATCH);
+  if (existsSync(path)) return path;
   const worker = ports.openWorker();
   const log = ports.log.child('base');
   let told = 0;
   try {
     const { file } = await worker.call(
       'pretrain-scratch',
-      { out: join(folder, 'scratch.gguf'), threads: worker.threads },
+      { out: path, threads: worker.threads },
       {
         signal,
         onProgress: ({ done, total }) => {
