@@ -75,8 +75,8 @@ const parts = (m: Awaited<ReturnType<typeof openModel>>) => ({
   ...(m.chatTemplate !== undefined && { chatTemplate: m.chatTemplate }),
 });
 
-test('biases, uneven widths and an own head survive as qwen2', async () => {
-  const config: ModelConfig = { ...TINY, attentionBias: true, tied: false, ffn: [64, 32], headDim: 8 };
+test('biases, an own head and another head size survive as qwen2; uneven widths as deci', async () => {
+  const config: ModelConfig = { ...TINY, attentionBias: true, tied: false, headDim: 8 };
   const weights = new Map<string, HostTensor>();
   const { expectedShapes } = await import('../../src/learn/model/formats/llama-layout.ts');
   for (const [name, shape] of expectedShapes(config)) weights.set(name, counting([...shape], weights.size));
@@ -90,7 +90,18 @@ test('biases, uneven widths and an own head survive as qwen2', async () => {
   assert.equal(opened.architecture, 'qwen2');
   assert.deepEqual(opened.config, config);
   for (const [name, tensor] of weights) assert.deepEqual(opened.weights.read(name), tensor, name);
-  await assert.rejects(writeSafetensors(opened, join(folder, 'uneven')), { code: 'invalid', field: 'config.ffn' });
+
+  const uneven = openGguf(await writeTinyModel(folder, 'uneven', 4, { config: { ffn: [64, 32] } }));
+  assert.equal(uneven.architecture, 'deci');
+  assert.deepEqual(uneven.config.ffn, [64, 32]);
+  assert.deepEqual(uneven.weights.read('model.layers.0.self_attn.q_proj.weight').data.length, 32 * 32);
+  for (const write of [
+    writeSafetensors(uneven, join(folder, 'uneven')),
+    writeFeatureModel(uneven, 2, path),
+    writeModelGguf({ ...uneven, config: { ...uneven.config, attentionBias: true } }, path, { type: 'f32' }),
+  ]) {
+    await assert.rejects(write, { code: 'invalid', field: 'config.ffn' });
+  }
 });
 
 test('keep: what did not change is copied as stored, what did is encoded to the type it had', async () => {

@@ -20,6 +20,11 @@ export async function writeFeatureModel(checkpoint: Checkpoint, layers: number, 
     throw invalid('layers', `${layers} is not between 1 and the model's ${full.layers}`);
   }
   const config: ModelConfig = { ...full, layers, ffn: full.ffn.slice(0, layers), tied: true };
+  if (new Set(config.ffn).size > 1) {
+    throw invalid('config.ffn', `the first ${layers} layers have several widths, a feature model has one`, {
+      hint: 'Take the features from the base model.',
+    });
+  }
   const { plans } = planTensors(config, checkpoint.weights, 'keep', ARCHITECTURE);
   const ones = quantize('f32', new Float32Array(config.hidden).fill(1));
   const tensors = plans.map(plan => (plan.name === 'output_norm.weight' ? { ...plan, bytes: () => ones } : plan));
@@ -31,7 +36,7 @@ export async function writeFeatureModel(checkpoint: Checkpoint, layers: number, 
     'f32',
   );
   for (const [key, value] of model) {
-    if (!/^(llama|qwen2)\./.test(key) && key !== 'general.file_type') metadata.set(key, value);
+    if (!/^(llama|deci|qwen2)\./.test(key) && key !== 'general.file_type') metadata.set(key, value);
   }
   metadata.set('general.architecture', str(ARCHITECTURE));
   for (const [key, value] of configKeys(config, ARCHITECTURE)) metadata.set(key, value);

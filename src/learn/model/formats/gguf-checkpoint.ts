@@ -22,7 +22,8 @@ export interface GgufCheckpoint extends Checkpoint {
   readonly weights: RawWeightSource;
 }
 
-const ARCHITECTURES = ['llama', 'llama-embed', 'qwen2'];
+/** `deci` is Llama with a width for each layer: llama.cpp takes one for all from its `llama`. */
+const ARCHITECTURES = ['llama', 'llama-embed', 'deci', 'qwen2'];
 
 function unsupported(file: GgufFile, field: string, what: string): LearndError {
   return new LearndError('invalid', `${file.path}: ${field}: ${what}`, {

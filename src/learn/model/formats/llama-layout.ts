@@ -103,8 +103,7 @@ export function ropeRows(heads: number, headDim: number): Int32Array {
 }
 
 /** The architectures whose converter permutes q and k rows. */
-export const permutesRope = (architecture: string): boolean =>
-  architecture === 'llama' || architecture === 'llama-embed';
+export const permutesRope = (architecture: string): boolean => ['llama', 'llama-embed', 'deci'].includes(architecture);
 
 /** Which head count orders this tensor's rows, or undefined when its rows are not permuted. */
 export function rotatedHeads(hf: string, config: ModelConfig): number | undefined {

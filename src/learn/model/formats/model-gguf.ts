@@ -120,11 +120,22 @@ export function planTensors(
   return { plans, report };
 }
 
-/** GGUF's name for the architecture: Qwen2's biased projections, else Llama's. */
+/**
+ * GGUF's name for the architecture. llama.cpp has one feed-forward width for all layers of a `llama` and a `qwen2`; its `deci`
+ * is a `llama` with a width for each.
+ */
 export function architectureOf(config: ModelConfig, source?: Checkpoint): string {
   const stored = (source as Partial<GgufCheckpoint> | undefined)?.architecture;
-  if (stored === 'llama' || stored === 'qwen2') return stored;
-  return config.attentionBias ? 'qwen2' : 'llama';
+  const base = stored === 'qwen2' || (config.attentionBias && stored === undefined) ? 'qwen2' : 'llama';
+  if (new Set(config.ffn).size === 1) return base;
+  if (base === 'llama') return 'deci';
+  throw invalid(
+    'config.ffn',
+    'llama.cpp has one feed-forward width for all layers of a qwen2 model, this one several',
+    {
+      hint: 'Prune every layer to the same width.',
+    },
+  );
 }
 
 /** `config` as GGUF keys under `architecture`. */
