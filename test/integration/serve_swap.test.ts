@@ -133,9 +133,9 @@ test('a version that cannot be loaded leaves the champion where it is and says w
   writeFileSync(bad, Buffer.alloc(4_096, 'x'));
   const wrong = async (n: number, more: object, message: RegExp) =>
     assert.rejects(s.serving.setChampion({ ...good, version: `tiny@${n}`, sha256: `${n}`, ...more }), message);
-  await wrong(32, { model: bad }, /cannot be loaded.*magic/);
+  await wrong(32, { model: bad }, /not a GGUF file/);
   await wrong(33, { model: `${bad}.none` }, /not found/);
-  await wrong(34, { adapter: { path: bad, scale: 1 } }, /adapter file cannot be loaded/);
+  await wrong(34, { adapter: { path: bad, scale: 1 } }, /not a GGUF file/);
   await wrong(
     35,
     { heads: { intent: { file: `${bad}.none`, features: good.model, layer: 1, labels: ['a'] } } },
