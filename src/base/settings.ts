@@ -108,7 +108,7 @@ const schema = z.strictObject({
   monitor: z
     .strictObject({
       every_seconds: z.number().min(0.05).default(2),
-      sample: z.number().int().min(1).default(64).describe('Most rows of each kind scored a turn'),
+      sample: z.number().int().min(1).default(256).describe('Most rows of each kind scored a turn'),
       window: z.number().int().min(10).default(500).describe('Labelled rows in the F1 window'),
       minimum: z.number().int().min(1).default(50).describe('Rows before a figure is known'),
     })

@@ -182,6 +182,27 @@ test('more than a turn scores: a sample is scored, the rest is passed over and m
   assert.ok(lengths.every(length => length === 2048));
 });
 
+test('a slow scorer does not keep rows from being learned', async t => {
+  const db = await testDatabase(t);
+  await addLabels(db, 60, 'old');
+  const slow: Scorer = {
+    ...scorer,
+    classify: async (...args) => {
+      await new Promise(resolve => setTimeout(resolve, 60));
+      return scorer.classify(...args);
+    },
+  };
+  const { scored, sampledOut } = await monitorTurn({
+    db,
+    scorer: slow,
+    settings,
+    champion: { n: 1, files },
+    log: testLog,
+    mostMs: 50,
+  });
+  assert.deepEqual([scored.feedback, sampledOut.feedback], [16, 44]);
+});
+
 test('a row erased while it is scored counts nowhere; one that cannot be scored is passed over; a dead scorer loses nothing', async t => {
   const db = await testDatabase(t);
   await addLabels(db, 10, 'old');

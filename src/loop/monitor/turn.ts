@@ -28,6 +28,10 @@ import type { WatchChange } from './watch.ts';
 const MOST_WAITING = 100_000;
 /** Characters of documents scored in a turn (16k tokens, under a minute on two cores): long documents make the sample smaller. */
 const MOST_CHARACTERS = 65_536;
+/** A turn stops scoring each kind after so long, and passes over what it has not reached: a slow scorer must not keep rows from being learned. */
+const MOST_MS = 20_000;
+/** Rows in one call to the scorer. */
+const AT_ONCE = 16;
 const LIVE = 'monitor.live';
 const seedKey = (version: number): string => `monitor.seed.${version}`;
 
@@ -70,31 +74,26 @@ interface Scored<R, S> {
   readonly score: S;
 }
 
-/**
- * Scores in one call; where that fails, one by one, so that a row no scorer can read is passed over instead of stopping everything.
- * @throws the error when nothing at all can be scored.
- */
-async function scoreAll<R, S>(
-  rows: readonly R[],
-  score: (rows: readonly R[]) => Promise<readonly S[]>,
-  options: { log: Log; signal: AbortSignal | undefined },
-): Promise<Array<Scored<R, S>>> {
-  if (rows.length === 0) return [];
+type Score<R, S> = (rows: readonly R[]) => Promise<readonly S[]>;
+
+/** Scores in one call; where that fails, one by one, so that a row no scorer can read is passed over instead of stopping everything. */
+async function scoreSome<R, S>(rows: readonly R[], score: Score<R, S>, how: How): Promise<Array<Scored<R, S>>> {
   const together = async (some: readonly R[]) => {
     const scores = await score(some);
     return some.map((row, i) => ({ row, score: scores[i]! }));
   };
+  const stopped = (error: unknown) => how.signal?.aborted || asLearndError(error).code === 'canceled';
   try {
     return await together(rows);
   } catch (thrown) {
-    if (rows.length === 1 || options.signal?.aborted || asLearndError(thrown).code === 'canceled') throw thrown;
+    if (rows.length === 1 || stopped(thrown)) throw thrown;
     const done: Array<Scored<R, S>> = [];
     for (const row of rows) {
       try {
         done.push(...(await together([row])));
       } catch (error) {
-        if (options.signal?.aborted) throw error;
-        options.log.warn(`a row could not be scored: ${oneLine(error)}`);
+        if (stopped(error)) throw error;
+        how.log.warn(`a row could not be scored: ${oneLine(error)}`);
       }
     }
     if (done.length === 0) throw thrown;
@@ -102,8 +101,40 @@ async function scoreAll<R, S>(
   }
 }
 
+interface How {
+  readonly log: Log;
+  readonly signal: AbortSignal | undefined;
+  /** Performance clock: no further call after this. */
+  readonly until: number;
+}
+
+/**
+ * Scores in random order, a few at a time, until all are done or the time is up; what comes back is in the order of `id`.
+ * @throws the scorer's error when nothing at all can be scored.
+ */
+async function scoreWithin<R extends { readonly id: number }, S>(
+  rows: readonly R[],
+  score: Score<R, S>,
+  how: How,
+): Promise<Array<Scored<R, S>>> {
+  const mixed = shuffled(rows);
+  const done: Array<Scored<R, S>> = [];
+  let failure: unknown;
+  for (let at = 0; at < mixed.length && performance.now() < how.until; at += AT_ONCE) {
+    try {
+      done.push(...(await scoreSome(mixed.slice(at, at + AT_ONCE), score, how)));
+    } catch (error) {
+      // A few that all fail may be the rows' fault; a scorer that has done nothing yet is at fault itself.
+      if (done.length === 0 || how.signal?.aborted) throw error;
+      failure = error;
+    }
+  }
+  if (failure !== undefined) how.log.warn(`some rows could not be scored: ${oneLine(failure)}`);
+  return done.sort((a, b) => a.row.id - b.row.id);
+}
+
 /** As many of the documents as a turn has time for; at least one. */
-function within(documents: readonly DocumentToScore[]): DocumentToScore[] {
+function affordable(documents: readonly DocumentToScore[]): DocumentToScore[] {
   let characters = 0;
   return shuffled(documents)
     .filter((document, i) => {
@@ -125,6 +156,8 @@ export async function monitorTurn(input: {
   champion: Champion;
   log: Log;
   signal?: AbortSignal | undefined;
+  /** Time for scoring each kind; default 20 s. */
+  mostMs?: number;
 }): Promise<MonitorTurn> {
   const { db, scorer, settings, champion, signal } = input;
   const log = input.log.child('monitor');
@@ -135,8 +168,10 @@ export async function monitorTurn(input: {
     documents: await waitingIds(db, 'documents', MOST_WAITING),
   };
   const labels = await labelsToScore(db, sample(waiting.feedback, most));
-  const documents = within(await documentsToScore(db, sample(waiting.documents, most)));
+  const documents = affordable(await documentsToScore(db, sample(waiting.documents, most)));
 
+  const mostMs = input.mostMs ?? MOST_MS;
+  const within = (ms: number): How => ({ log, signal, until: performance.now() + ms });
   const predicted: Array<LabelToScore & { predicted: string }> = [];
   for (const task of settings.tasks) {
     const rows = labels.filter(row => row.task === task.name && task.labels.includes(row.label));
@@ -148,23 +183,19 @@ export async function monitorTurn(input: {
         some.map(row => row.text),
         { signal },
       );
-    for (const { row, score } of await scoreAll(rows, classify, { log, signal }))
+    for (const { row, score } of await scoreWithin(rows, classify, within(mostMs / settings.tasks.length)))
       predicted.push({ ...row, predicted: score.label });
   }
   predicted.sort((a, b) => a.id - b.id);
-  const likelihoods = (
-    await scoreAll(
-      documents,
-      some =>
-        scorer.perplexity(
-          champion.files,
-          some.map(d => scoredText(d.text)),
-          { signal },
-        ),
-      { log, signal },
-    )
-  ).flatMap(({ row, score }) =>
-    Number.isFinite(score.nll) ? [{ id: row.id, nll: score.nll, tokens: score.tokens, bytes: score.bytes }] : [],
+  const perplexity = (some: readonly DocumentToScore[]) =>
+    scorer.perplexity(
+      champion.files,
+      some.map(document => scoredText(document.text)),
+      { signal },
+    );
+  const scored = await scoreWithin(documents, perplexity, within(mostMs));
+  const likelihoods = scored.flatMap(({ row, score: { nll, tokens, bytes } }) =>
+    Number.isFinite(nll) ? [{ id: row.id, nll, tokens, bytes }] : [],
   );
 
   return db.tx(async tx => {
