@@ -33,6 +33,8 @@ export interface ResolveOptions {
   /** Makes the model for `scratch`: trains a small one and returns its GGUF file. */
   readonly scratch?: () => Promise<string>;
   readonly signal?: AbortSignal;
+  /** Another model hub (a mirror) than the usual one. */
+  readonly hub?: string;
 }
 
 /**

@@ -6,8 +6,10 @@ import type { ResolveOptions } from './base.ts';
 import { HUB, HUB_FILES } from './base-sources.ts';
 import { writeAtomically } from './formats/atomic-file.ts';
 
-function unreachable(id: string, why: string, cause?: unknown): LearndError {
-  return new LearndError('dependency', `base: ${id} could not be fetched from ${HUB}: ${why}`, {
+const hubOf = (options: ResolveOptions): string => options.hub ?? HUB;
+
+function unreachable(id: string, hub: string, why: string, cause?: unknown): LearndError {
+  return new LearndError('dependency', `base: ${id} could not be fetched from ${hub}: ${why}`, {
     field: 'base',
     hint: 'Check the network, or download the model elsewhere and set base to its folder or GGUF file.',
     cause,
@@ -16,10 +18,10 @@ function unreachable(id: string, why: string, cause?: unknown): LearndError {
 
 async function get(id: string, file: string, options: ResolveOptions): Promise<Response> {
   try {
-    return await fetch(`${HUB}/${id}/resolve/main/${file}`, { signal: options.signal ?? null });
+    return await fetch(`${hubOf(options)}/${id}/resolve/main/${file}`, { signal: options.signal ?? null });
   } catch (cause) {
     const inner = (cause as { cause?: { code?: string } }).cause?.code;
-    throw unreachable(id, inner ?? (cause as Error).message, cause);
+    throw unreachable(id, hubOf(options), inner ?? (cause as Error).message, cause);
   }
 }
 
@@ -30,13 +32,14 @@ async function fetchFile(id: string, file: string, folder: string, options: Reso
   const response = await get(id, file, options);
   if (response.status === 404) return false;
   if (response.status === 401 || response.status === 403) {
-    throw new LearndError('forbidden', `base: ${id} is not public on ${HUB}`, {
+    throw new LearndError('forbidden', `base: ${id} is not public on ${hubOf(options)}`, {
       field: 'base',
       hint: 'Download it with your own account and set base to its folder.',
       retriable: false,
     });
   }
-  if (!response.ok || response.body === null) throw unreachable(id, `${file}: HTTP status ${response.status}`);
+  if (!response.ok || response.body === null)
+    throw unreachable(id, hubOf(options), `${file}: HTTP status ${response.status}`);
   const total = Number(response.headers.get('content-length') ?? 0) || undefined;
   const body = response.body;
   await writeAtomically(
@@ -53,7 +56,7 @@ async function fetchFile(id: string, file: string, folder: string, options: Reso
         yield chunk as Uint8Array;
       }
       if (total !== undefined && bytes !== total)
-        throw unreachable(id, `${file} ended after ${bytes} of ${total} bytes`);
+        throw unreachable(id, hubOf(options), `${file} ended after ${bytes} of ${total} bytes`);
     })(),
   );
   return true;
@@ -64,19 +67,20 @@ export async function fetchHubModel(id: string, options: ResolveOptions): Promis
   const folder = join(options.cacheDir, 'hub', id.replaceAll('/', '--'));
   for (const file of HUB_FILES) {
     if (!(await fetchFile(id, file, folder, options))) {
-      throw new LearndError('not_found', `base: ${HUB} has no ${file} for ${id}`, {
+      throw new LearndError('not_found', `base: ${hubOf(options)} has no ${file} for ${id}`, {
         field: 'base',
         hint: 'Check the id; the model must have config.json, tokenizer.json and safetensors.',
         retriable: false,
       });
     }
   }
+  if (existsSync(join(folder, 'model.safetensors'))) return folder; // whole already: no need to be online
   const index = 'model.safetensors.index.json';
   const files = (await fetchFile(id, index, folder, options))
     ? shards(JSON.parse(await readFile(join(folder, index), 'utf8')) as { weight_map?: Record<string, string> })
     : ['model.safetensors'];
   for (const file of files) {
-    if (!(await fetchFile(id, file, folder, options))) throw unreachable(id, `${file} is missing`);
+    if (!(await fetchFile(id, file, folder, options))) throw unreachable(id, hubOf(options), `${file} is missing`);
   }
   return folder;
 }
