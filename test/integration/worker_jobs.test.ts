@@ -1,0 +1,152 @@
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'node:test';
+import { readLoraGguf } from '../../src/learn/model/lora.ts';
+import { openModel } from '../../src/learn/model/open.ts';
+import { PUBLIC_SENTENCES } from '../../src/learn/training/public-text.ts';
+import { ComputeWorker } from '../../src/learn/worker/client.ts';
+import type { NoiseInput, TextScore } from '../../src/learn/worker/types.ts';
+import { testFolder } from '../support/daemon.ts';
+import { writeTinyHead, writeTinyLora, writeTinyModel } from '../support/tiny-model.ts';
+
+const texts = PUBLIC_SENTENCES.slice(0, 6).map(text => text.slice(0, 20));
+const nll = (scores: readonly TextScore[]) =>
+  scores.reduce((sum, s) => sum + s.nll, 0) / scores.reduce((sum, s) => sum + s.tokens, 0);
+const near = (a: number, b: number, tolerance: number) =>
+  assert.ok(Math.abs(a - b) <= tolerance, `${a} is not within ${tolerance} of ${b}`);
+const documents = PUBLIC_SENTENCES.slice(20, 60).map((text, i) => ({ unit: `u:${i % 10}`, text: text.slice(0, 24) }));
+const noise: NoiseInput = {
+  noiseMultiplier: 0.5,
+  sampleRate: 0.5,
+  steps: 4,
+  clip: { kind: 'auto-s' },
+  expectedUnits: 10,
+  delta: 1e-6,
+  seed: 'ab'.repeat(32),
+};
+
+test('scoring: order kept, long and empty texts, adapter scale 0 is the base, classification by head and by model', async t => {
+  const folder = testFolder(t, 'jobs');
+  const model = await writeTinyModel(folder, 'base', 1);
+  const adapter = await writeTinyLora(model, join(folder, 'lora.gguf'), 2);
+  const worker = new ComputeWorker({ threads: 2 });
+  t.after(() => worker.close());
+  const mixed = ['', 'a', ...texts, 'long '.repeat(300)];
+  const scores = await worker.perplexity({ model }, mixed);
+  assert.deepEqual(
+    scores.map(s => s.tokens),
+    mixed.map(text => Math.max(0, text.length - 1)),
+  );
+  assert.deepEqual(
+    scores.slice(0, 2).map(s => [s.nll, s.first]),
+    [
+      [0, null],
+      [0, null],
+    ],
+  );
+  const alone = await worker.perplexity({ model }, [texts[3]!]);
+  near(alone[0]!.nll, scores[5]!.nll, 1e-3);
+  const off = await worker.perplexity({ model, adapter: { path: adapter, scale: 0 } }, texts);
+  const on = await worker.perplexity({ model, adapter: { path: adapter, scale: 1 } }, texts);
+  near(nll(off), nll(scores.slice(2, 8)), 1e-4);
+  assert.ok(Math.abs(nll(on) - nll(off)) > 0.01);
+  const favoured = await worker.perplexity({ model, logitBias: [[3 + 'e'.charCodeAt(0), 50]] }, ['aeeeeeee']);
+  near(favoured[0]!.nll, 0, 1e-3);
+
+  const labels = ['balance', 'transfer'];
+  const heads = { intent: await writeTinyHead(model, folder, 'intent', labels, 3) };
+  const byHead = await worker.classify({ model, heads }, 'intent', labels, texts);
+  const turned = await worker.classify({ model, heads }, 'intent', [...labels].reverse(), texts);
+  for (const [i, { scores: p, label }] of byHead.entries()) {
+    near(p.balance! + p.transfer!, 1, 1e-5);
+    assert.equal(label, p.balance! >= p.transfer! ? 'balance' : 'transfer');
+    near(turned[i]!.scores.balance!, p.balance!, 1e-6);
+  }
+  const byModel = await worker.classify({ model, heads }, 'intent', [...labels, 'never learned'], texts.slice(0, 2));
+  for (const { scores: p } of byModel)
+    near(
+      Object.values(p).reduce((a, b) => a + b, 0),
+      1,
+      1e-3,
+    );
+  await assert.rejects(worker.perplexity({ model: join(folder, 'none.gguf') }, texts), { code: 'not_found' });
+});
+
+test('a trained adapter moves the model; a second one on top is stacked exactly, and merging says the same', async t => {
+  const folder = testFolder(t, 'jobs');
+  const model = await writeTinyModel(folder, 'base', 1);
+  const worker = new ComputeWorker({ threads: 2 });
+  t.after(() => worker.close());
+  const input = { documents, sequence: 32, perUnit: 4, maxSeconds: 60, threads: 2, rank: 2 };
+  const first = await worker.call('train-lora', { ...input, files: { model }, out: join(folder, '1.gguf') });
+  const one = { path: first.file.path, scale: 1 };
+  const second = await worker.call('train-lora', {
+    ...input,
+    files: { model, adapter: one },
+    out: join(folder, '2.gguf'),
+  });
+  assert.deepEqual([first.rank, second.rank, second.steps], [2, 4, 30]);
+  assert.ok(first.change > 0 && first.check > 0);
+  const trained = documents.map(d => d.text);
+  const at = async (files: Parameters<typeof worker.perplexity>[0]) => nll(await worker.perplexity(files, trained));
+  const before = await at({ model });
+  const after = await at({ model, adapter: one });
+  const both = await at({ model, adapter: { path: second.file.path, scale: 1 } });
+  assert.ok(after < before - 0.05 && both < after - 0.05, `${before}, ${after}, ${both}`);
+  const merged = await worker.call('merge', {
+    files: { model, adapter: { path: second.file.path, scale: 1 } },
+    out: join(folder, 'merged.gguf'),
+  });
+  near(await at({ model: merged.file.path }), both, 1e-4);
+  const read = readLoraGguf(second.file.path, (await openModel(model)).config);
+  assert.deepEqual([read.rank, read.alpha], [4, 4]);
+});
+
+test('private norm scales: the same seed makes the same release, another seed another; a time limit counts the steps taken', async t => {
+  const folder = testFolder(t, 'jobs');
+  const model = await writeTinyModel(folder, 'base', 1);
+  const input = { files: { model }, documents, noise, layers: 2, sequence: 32, perUnit: 4, maxSeconds: 60, threads: 2 };
+  const train = async (name: string, change: Partial<typeof input> = {}) => {
+    // A worker of its own each time, as after a crash.
+    const worker = new ComputeWorker({ threads: 2 });
+    try {
+      return await worker.call('train-norms', { ...input, ...change, out: join(folder, name) });
+    } finally {
+      await worker.close();
+    }
+  };
+  const [a, b] = [await train('a.gguf'), await train('b.gguf')];
+  assert.equal(a.file.sha256, b.file.sha256);
+  const other = await train('c.gguf', { noise: { ...noise, seed: 'cd'.repeat(32) } });
+  assert.notEqual(a.file.sha256, other.file.sha256);
+  const cut = await train('d.gguf', { maxSeconds: 0 });
+  assert.deepEqual([a.steps, a.outOfTime, cut.steps, cut.outOfTime], [4, false, 1, true]);
+});
+
+test('cancelled while it trains: no file is left', async t => {
+  const folder = testFolder(t, 'jobs');
+  const model = await writeTinyModel(folder, 'base', 1);
+  const worker = new ComputeWorker({ threads: 2 });
+  t.after(() => worker.close());
+  const stop = new AbortController();
+  const out = join(folder, 'never.gguf');
+  const training = worker.call(
+    'train-norms',
+    {
+      files: { model },
+      documents,
+      noise: { ...noise, steps: 500 },
+      layers: 2,
+      sequence: 32,
+      perUnit: 4,
+      maxSeconds: 60,
+      threads: 2,
+      out,
+    },
+    { signal: stop.signal, onProgress: ({ done }) => done > 1 && stop.abort() },
+  );
+  await assert.rejects(training, { code: 'canceled' });
+  assert.equal(existsSync(out), false);
+  assert.equal((await worker.perplexity({ model }, texts)).length, texts.length, 'the worker goes on');
+});
