@@ -89,6 +89,15 @@ test('special tokens come last, are only read where allowed, and a too small voc
   assert.throws(() => tokenizer.decode([400]), /400 is not below 400/);
 });
 
+test('special tokens of any punctuation are found, the longest first', () => {
+  const specials = ['<|a-b/c|>', '<|a', '[x]^$.*+?(){}\\'];
+  const tokenizer = trainBpe(['a'], 259, specials);
+  assert.deepEqual(
+    tokenizer.encode(`${specials[2]}${specials[0]}${specials[1]}`, { allowSpecial: true }),
+    [258, 256, 257],
+  );
+});
+
 test('a merge of tokens that are not in the vocabulary is corrupt', () => {
   assert.throws(
     () => new BpeTokenizer({ tokens: ['a', 'b'], types: [1, 1], merges: [['a', 'c']], pre: 'gpt-2' }, 'x.gguf'),

@@ -209,5 +209,5 @@ function matcher(spec: BpeSpec, wanted: (type: number) => boolean): RegExp | und
   const found = spec.tokens.filter((token, id) => token !== '' && wanted(spec.types[id] ?? TOKEN.normal));
   if (found.length === 0) return undefined;
   found.sort((a, b) => b.length - a.length);
-  return new RegExp(found.map(t => t.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')).join('|'), 'gu');
+  return new RegExp(found.map(t => t.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&')).join('|'), 'gu');
 }
