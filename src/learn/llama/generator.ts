@@ -56,6 +56,8 @@ export class Generator {
   readonly #model: LlamaModel;
   readonly #context: LlamaContext;
   readonly #logitBias: LogitBias;
+  /** Built once: a bias over the whole vocabulary has 49k entries. */
+  readonly #ownBias: TokenBias | undefined;
   readonly #free: LlamaContextSequence[] = [];
   readonly #waiting: Array<{ prompt: readonly number[]; take: (sequence: LlamaContextSequence) => void }> = [];
   readonly sequences: number;
@@ -66,6 +68,7 @@ export class Generator {
     this.#model = model;
     this.#context = context;
     this.#logitBias = logitBias;
+    this.#ownBias = tokenBias(model, logitBias);
     this.sequences = context.totalSequences;
     for (let n = 0; n < this.sequences; n++) this.#free.push(context.getSequence());
   }
@@ -185,7 +188,7 @@ export class Generator {
 
   #sampling(options: GenerateOptions) {
     const temperature = options.temperature ?? 0;
-    const bias = tokenBias(this.#model, [...this.#logitBias, ...(options.logitBias ?? [])]);
+    const bias = options.logitBias ? tokenBias(this.#model, [...this.#logitBias, ...options.logitBias]) : this.#ownBias;
     return {
       temperature,
       ...(temperature > 0 && { topP: options.topP ?? 1, ...(options.seed !== undefined && { seed: options.seed }) }),
