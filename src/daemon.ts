@@ -7,7 +7,7 @@ import { Scope } from './base/scope.ts';
 import type { Settings } from './base/settings.ts';
 import { startTelemetry } from './base/telemetry.ts';
 import { type Control, startControl } from './loop/cycle.ts';
-import { isErased } from './loop/ingest/erasure.ts';
+import { unlessErased } from './loop/ingest/erasure.ts';
 import { ingest } from './loop/ingest/ingest.ts';
 import { type KafkaIntake, startKafkaIntake } from './loop/ingest/intake.ts';
 import { ServingStats } from './loop/monitor/serving.ts';
@@ -132,8 +132,7 @@ async function start(
     artifacts,
     ingest: (kind, events, origin) => ingest(db, settings, secret, events, { origin, kind }),
     async saveExchange(exchange) {
-      const erased = exchange.user !== undefined && (await isErased(db, secret, exchange.user));
-      if (!erased) await saveExchange(db, exchange);
+      await unlessErased(db, secret, exchange.user, tx => saveExchange(tx, exchange));
     },
   };
   if (serves) await serveChampion(db, artifacts, serving, log, scope);

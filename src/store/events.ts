@@ -48,34 +48,3 @@ export async function insertEvents(
   );
   return new Map(rows.map(row => [eventKey(row.source, row.event_id), row.id]));
 }
-
-export interface EventCounts {
-  /** Stored once each, since the beginning (erased ones included). */
-  readonly feedback: number;
-  readonly documents: number;
-  readonly erasures: number;
-  /** Messages that could not be read. */
-  readonly dead: number;
-}
-
-export async function eventCounts(db: Queryable): Promise<EventCounts> {
-  const { rows } = await db.query<EventCounts>(
-    `select count(*) filter (where kind = 'feedback') as feedback,
-            count(*) filter (where kind = 'document') as documents,
-            count(*) filter (where kind = 'erasure') as erasures,
-            (select count(*) from dead_letters) as dead
-     from events`,
-  );
-  return rows[0]!;
-}
-
-/** Rows that may not be trained on, by reason: how many of each kind. */
-export async function excludedCounts(db: Queryable): Promise<Record<string, number>> {
-  const { rows } = await db.query<{ excluded: string; n: number }>(
-    `select excluded, count(*) as n from (
-       select excluded from feedback where excluded is not null
-       union all select excluded from documents where excluded is not null) as rows
-     group by excluded order by excluded`,
-  );
-  return Object.fromEntries(rows.map(row => [row.excluded, row.n]));
-}

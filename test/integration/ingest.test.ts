@@ -1,14 +1,17 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { silentLog } from '../../src/base/log.ts';
 import { loadSettings } from '../../src/base/settings.ts';
 import { splitOf } from '../../src/loop/curate/split.ts';
-import { erase } from '../../src/loop/ingest/erasure.ts';
+import { erase, unlessErased } from '../../src/loop/ingest/erasure.ts';
 import { type IngestOptions, type IngestSettings, ingest } from '../../src/loop/ingest/ingest.ts';
 import { matchLate } from '../../src/loop/ingest/late.ts';
+import { ingestRecords } from '../../src/loop/ingest/records.ts';
 import type { Database } from '../../src/store/database.ts';
 import { erasedRows } from '../../src/store/erasures.ts';
-import { eventCounts, excludedCounts } from '../../src/store/events.ts';
 import { type Exchange, saveExchange } from '../../src/store/exchanges.ts';
+import { storedOffsets } from '../../src/store/offsets.ts';
+import { eventCounts, waitingCounts } from '../../src/store/status.ts';
 import { testDatabase } from '../support/database.ts';
 
 const secret = Buffer.from('the secret of the test');
@@ -79,7 +82,7 @@ test('valid events are stored, invalid ones refused one by one, repeated ones co
     ],
   });
   assert.deepEqual(await send(db, [good]), { accepted: 0, duplicates: 1, rejected: [] });
-  assert.deepEqual(await eventCounts(db), { feedback: 1, documents: 1, erasures: 0, dead: 0 });
+  assert.deepEqual(await eventCounts(db), { feedback: 1, documents: 1, dead: 0 });
   const [stored] = await rows(db, 'feedback');
   assert.equal(stored!.unit, 'u:anna');
   assert.equal(stored!.text, 'Where is my new card?');
@@ -139,7 +142,7 @@ test('curation: undeclared labels, repetitions within a user, redaction, public 
     ],
   );
   assert.equal(new Set(documents.map(row => row.split)).size, 1, 'equal texts stand on one side');
-  assert.deepEqual(await excludedCounts(db), { duplicate: 2, near_duplicate: 1, undeclared: 2 });
+  assert.deepEqual((await waitingCounts(db)).excluded, { duplicate: 2, near_duplicate: 1, undeclared: 2 });
 });
 
 test('feedback by response_id inherits user, prompt and text; unknown ones and foreign ones are not trained on', async t => {
@@ -322,6 +325,73 @@ test('an erasure event: earlier events of the batch go, later ones are refused, 
     ['bert'],
   );
   assert.equal((await send(db, [erasure], { kind: 'erasures' })).duplicates, 1);
+});
+
+test('an exchange of an erased user is not stored any more', async t => {
+  const db = await testDatabase(t);
+  const save = (user: string | undefined, id: string) =>
+    unlessErased(db, secret, user, async tx => {
+      await tx.query(`insert into facts (key, value) values ($1, 'true')`, [id]);
+    });
+  assert.equal(await save('anna', 'a'), true);
+  await erase(db, { user: 'anna', secret });
+  assert.deepEqual([await save('anna', 'b'), await save('bert', 'c'), await save(undefined, 'd')], [false, true, true]);
+  assert.equal((await db.query('select key from facts')).rowCount, 3);
+});
+
+test('one record that the database refuses becomes a dead letter; its neighbours are stored; old records are passed over', async t => {
+  const db = await testDatabase(t);
+  // A refusal that no check foresaw.
+  await db.query(`alter table feedback add constraint unforeseen check (text <> 'trap 3')`);
+  const records = Array.from({ length: 6 }, (_, i) => ({
+    topic: 'learnd.feedback',
+    partition: 0,
+    offset: 10 + i,
+    key: Buffer.from('anna'),
+    value: Buffer.from(JSON.stringify(label(`trap ${i}`))),
+    headers: {},
+  }));
+  const announced: string[] = [];
+  const context = {
+    db,
+    settings,
+    secret,
+    log: silentLog,
+    publish: async (topic: string, messages: readonly { headers?: Readonly<Record<string, string>> }[]) => {
+      announced.push(...messages.map(message => `${topic} ${message.headers!['learnd-offset']}`));
+    },
+  };
+  assert.deepEqual(await ingestRecords(context, records), { accepted: 5, duplicates: 0, dead: 1, erased: 0 });
+  const { rows: letters } = await db.query<{ offset: number; reason: string }>(
+    'select "offset", reason from dead_letters',
+  );
+  assert.deepEqual(
+    letters.map(letter => letter.offset),
+    [13],
+  );
+  assert.match(letters[0]!.reason, /the database refused it: .*unforeseen/);
+  assert.deepEqual(announced, ['learnd.dead 13']);
+  assert.deepEqual(await ingestRecords(context, records.slice(2)), { accepted: 0, duplicates: 4, dead: 0, erased: 0 });
+  // Another producer sends the same event under a new offset: the key is what counts.
+  assert.deepEqual(await ingestRecords(context, [{ ...records[0]!, offset: 16 }]), {
+    accepted: 0,
+    duplicates: 1,
+    dead: 0,
+    erased: 0,
+  });
+  assert.deepEqual(await storedOffsets(db), [{ topic: 'learnd.feedback', partition: 0, next: 17 }]);
+  await erase(db, { user: 'anna', secret });
+  const late = { ...records[0]!, offset: 17, value: Buffer.from('{"data": anna') };
+  assert.equal((await ingestRecords(context, [late])).dead, 1);
+  const { rows: kept } = await db.query('select payload, key from dead_letters');
+  assert.deepEqual(
+    kept,
+    [
+      { payload: null, key: null },
+      { payload: null, key: null },
+    ],
+    "an erased user's letters keep no content",
+  );
 });
 
 test('an erasure that runs beside ingest leaves nothing behind, whichever comes first', async t => {

@@ -21,7 +21,7 @@ class Output {
 
   constructor(codec: string, expected: number) {
     this.#codec = codec;
-    this.#bytes = Buffer.allocUnsafe(Math.max(64, expected));
+    this.#bytes = Buffer.allocUnsafe(Math.min(1 << 24, Math.max(64, expected)));
   }
 
   #room(more: number): void {

@@ -85,6 +85,20 @@ export async function erase(
   });
 }
 
-/** Whether the user asked to be forgotten: nothing of the user is stored any more. */
-export const isErased = async (db: Queryable, secret: Uint8Array, user: string): Promise<boolean> =>
-  (await erasedAmong(db, [userHash(secret, user)])).size > 0;
+/**
+ * Stores something of a user's, such as an exchange, unless the user was erased; an erasure at the same time waits for it or is
+ * waited for. Returns whether it was stored.
+ */
+export async function unlessErased(
+  db: Database,
+  secret: Uint8Array,
+  user: string | undefined,
+  save: (tx: Queryable) => Promise<void>,
+): Promise<boolean> {
+  return db.tx(async tx => {
+    await ingestLock(tx, 'shared');
+    if (user !== undefined && (await erasedAmong(tx, [userHash(secret, user)])).size > 0) return false;
+    await save(tx);
+    return true;
+  });
+}
