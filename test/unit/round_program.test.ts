@@ -1,0 +1,81 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import type { Action, ActionOf } from '../../src/events/actions.ts';
+import { programOf } from '../../src/loop/round/program.ts';
+import { RECIPES, sampleRate } from '../../src/loop/round/recipes.ts';
+
+const finetune = (change: Partial<ActionOf<'finetune'>> = {}): Action => ({
+  do: 'finetune',
+  data: 'feedback',
+  method: 'auto',
+  objective: 'auto',
+  epsilon: 1,
+  max_minutes: 20,
+  ...change,
+});
+const method = (change: Partial<ActionOf<'finetune'>>): string => {
+  const program = programOf([finetune(change)]);
+  assert.equal(program.kind, 'candidate');
+  return program.kind === 'candidate' ? program.finetunes[0]!.method : '';
+};
+const evaluate = { do: 'evaluate' } as unknown as Action;
+const rollback = { do: 'rollback' } as unknown as Action;
+const prune: Action = { do: 'prune', ffn: 1280, calibration: 'public' };
+const quantize: Action = { do: 'quantize', type: 'q8_0' };
+
+test('auto: a head for feedback, LoRA for public documents, norm scales for private ones', () => {
+  assert.equal(method({}), 'head');
+  assert.equal(method({ data: 'documents', epsilon: 'none' }), 'lora');
+  assert.equal(method({ data: 'documents', epsilon: 2 }), 'norms');
+  assert.equal(method({ data: 'documents', epsilon: 2, method: 'lora' }), 'lora');
+});
+
+test('what makes no sense is refused with its field', () => {
+  assert.throws(() => method({ data: 'documents', method: 'head' }), { code: 'invalid', field: 'method' });
+  assert.throws(() => method({ data: 'documents', objective: 'classify' }), { code: 'invalid', field: 'objective' });
+  assert.throws(() => method({ objective: 'next_token' }), { code: 'invalid', field: 'objective' });
+  assert.throws(() => method({ epsilon: 'none' }), { code: 'forbidden', field: 'epsilon' });
+  assert.throws(() => programOf([quantize, quantize]), { code: 'invalid', field: 'do' });
+  assert.throws(() => programOf([rollback, quantize]), { code: 'invalid', field: 'do' });
+});
+
+test('what is not built is refused by name', () => {
+  const later = (actions: Action[], name: RegExp) =>
+    assert.throws(
+      () => programOf(actions),
+      (error: { code: string; message: string }) => {
+        assert.equal(error.code, 'unavailable_feature');
+        assert.match(error.message, name);
+        return true;
+      },
+    );
+  later([{ do: 'distill', max_minutes: 1 }], /distill/);
+  later([{ do: 'pretrain' }], /pretrain/);
+  later([finetune({ method: 'full' })], /full/);
+  later([finetune({ method: 'lora' })], /feedback with method lora/);
+  later([finetune({ objective: 'preference' })], /preference/);
+  later([finetune({ augment: true })], /augment/);
+  later([quantize, prune], /quantize, prune/);
+});
+
+test('a chain is one candidate; evaluate beside it adds nothing; alone it only measures', () => {
+  const program = programOf([finetune(), prune, evaluate, quantize, { do: 'notify', url: 'http://x' }]);
+  assert.deepEqual(program, {
+    kind: 'candidate',
+    finetunes: [{ method: 'head', data: 'feedback', epsilon: 1, minutes: 20 }],
+    prune,
+    quantize,
+  });
+  assert.deepEqual(programOf([evaluate]), { kind: 'evaluate' });
+  assert.deepEqual(programOf([rollback]), { kind: 'rollback' });
+  assert.deepEqual(programOf([]), { kind: 'nothing' });
+});
+
+test('the sampling rate comes from public constants and never passes 1', () => {
+  for (const recipe of Object.values(RECIPES))
+    for (const expected of [1, 200, 10_000]) {
+      const rate = sampleRate(recipe, expected);
+      assert.ok(rate > 0 && rate <= 1);
+    }
+  assert.equal(sampleRate(RECIPES.norms, 1000), 0.5);
+});
