@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { after, before } from 'node:test';
@@ -167,4 +168,24 @@ test('the engine killed in the middle of an answer: that answer fails, the next 
   assert.equal(seen.at(-1)?.end, 'response.incomplete');
   assert.equal(s.serving.engine.restarts, 1);
   assert.ok(s.ports.served.some(served => served.error === 'dependency'));
+});
+
+test('the engine ends by itself when the process that started it is killed', async () => {
+  const entry = new URL('../../src/serve/engine/engine.ts', import.meta.url).href;
+  const script = `const { EngineProcess } = await import(${JSON.stringify(entry)});
+    const engine = new EngineProcess(); await engine.start(); console.log(engine.pid); setInterval(() => {}, 1000);`;
+  const args = ['--import', import.meta.resolve('tsx'), '--input-type=module', '-e', script];
+  const parent = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  const pid = Number(await new Promise(resolve => parent.stdout.once('data', resolve)));
+  const alive = () => {
+    try {
+      return process.kill(pid, 0);
+    } catch {
+      return false; // no such process: what is hoped for
+    }
+  };
+  assert.ok(pid > 0 && alive());
+  parent.kill('SIGKILL');
+  for (let n = 0; n < 300 && alive(); n++) await sleep(20);
+  assert.ok(!alive());
 });
