@@ -59,10 +59,12 @@ async function f1Of(daemon: TestDaemon, model: string, items: readonly Inquiry[]
     assert.equal(answer.model, model);
     predicted.push(...answer.results.map(r => r.label));
   }
-  return weightedF1(
-    items.map(i => i.label),
-    predicted,
-  ).weighted;
+  return (
+    weightedF1(
+      items.map(i => i.label),
+      predicted,
+    ).weighted ?? 0
+  );
 }
 
 const champion = (n: number) => async (daemon: TestDaemon) => {
