@@ -79,6 +79,7 @@ async function freshTopics(): Promise<void> {
   await until(async () => !(await admin.listTopics()).some(topic => (all as string[]).includes(topic)));
   await admin.createTopics({
     topics: all.map(topic => ({ topic, numPartitions: topic === TOPICS.feedback ? 2 : 1 })),
+    waitForLeaders: false,
   });
   await until(async () => {
     // kafkajs reports a topic that the broker is still making as an error.
@@ -349,7 +350,7 @@ test('the broker dies and comes back: said so, waited for, nothing lost', ownOnl
   await until(() => intake.log.state === 'connected', 60);
   await produce(TOPICS.feedback, [{ value: labelEvent('after') }]);
   await until(() => intake.totals.accepted === 2);
-  await admin.createTopics({ topics: [{ topic: TOPICS.announcements }] });
+  await admin.createTopics({ topics: [{ topic: TOPICS.announcements }], waitForLeaders: false });
   await intake.log.publish(TOPICS.announcements, [message]);
   assert.deepEqual(
     (await readAll(TOPICS.announcements)).map(one => one.value),

@@ -79,17 +79,10 @@ const HARMLESS = [
   'size 1920x1080, 44100 Hz, 16777216 colours',
 ];
 
-test('personal data of every form is found: recall at least 0.98 on the examples, 1 for each form but phone', () => {
+test('personal data of every form is found: recall 1 on the examples', t => {
   const missed = PERSONAL.filter(([text, kind]) => (redact(text).found[kind] ?? 0) !== 1);
-  const recall = 1 - missed.length / PERSONAL.length;
-  assert.ok(
-    recall >= 0.98,
-    `recall ${recall.toFixed(3)}: ${JSON.stringify(missed.map(([text]) => [text, redact(text)]))}`,
-  );
-  assert.deepEqual(
-    missed.filter(([, kind]) => kind !== 'phone'),
-    [],
-  );
+  t.diagnostic(`${PERSONAL.length} examples, ${missed.length} missed`);
+  assert.deepEqual(missed, []);
 });
 
 test('nothing of the identifier is left, the words around it stay', () => {
