@@ -3,7 +3,7 @@ import { epsilon } from '../../learn/privacy/accountant.ts';
 import type { Queryable } from '../../store/database.ts';
 import { settle, unsettled } from '../../store/ledger.ts';
 import { appendEvent } from '../../store/outbox.ts';
-import type { RoundRow } from '../../store/rounds.ts';
+import { getRound, type RoundRow } from '../../store/rounds.ts';
 import { compressStep } from './compress.ts';
 import { evaluateStep, gateStep, publishStep } from './judge.ts';
 import { type MachineContext, runRound as run } from './machine.ts';
@@ -48,7 +48,8 @@ const machineOf = (ports: RoundPorts): MachineContext => ({
  */
 async function settleFailed(tx: Queryable, round: RoundRow) {
   if (!(await unsettled(tx)).includes(round.id)) return undefined;
-  const { begun = false, reserved = [], trainings = [] } = workOf(round);
+  // Read anew: that a noised step may have happened was noted after the step's own copy of the row was read.
+  const { begun = false, reserved = [], trainings = [] } = workOf(await getRound(tx, round.id));
   const mechanisms = begun ? reserved : [];
   const delta = trainings.find(training => training.noise)!.noise!.delta;
   await settle(tx, {

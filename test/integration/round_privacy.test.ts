@@ -1,0 +1,261 @@
+import assert from 'node:assert/strict';
+import { writeFile } from 'node:fs/promises';
+import test, { type TestContext } from 'node:test';
+import type { ActionOf } from '../../src/events/actions.ts';
+import { epsilon } from '../../src/learn/privacy/accountant.ts';
+import type { Mechanism } from '../../src/learn/privacy/mechanism.ts';
+import type { TextTrainingInput, TrainingResult } from '../../src/learn/worker/types.ts';
+import { type Compute, runRound } from '../../src/loop/round/index.ts';
+import { type RoundWork, workOf } from '../../src/loop/round/work.ts';
+import { listLedger, spent, unsettled } from '../../src/store/ledger.ts';
+import { getRound } from '../../src/store/rounds.ts';
+import { admitAll, roundDeployment } from '../support/rounds.ts';
+
+/** Rounds with a worker that only pretends: what it is given, what is reserved, what is settled. */
+
+const train: ActionOf<'finetune'> = {
+  do: 'finetune',
+  data: 'documents',
+  method: 'norms',
+  objective: 'auto',
+  epsilon: 4,
+  max_minutes: 1,
+};
+
+type NormsInput = TextTrainingInput & { layers: number };
+
+interface Pretend {
+  /** What the trainings were asked. */
+  readonly asked: NormsInput[];
+  answer: (input: NormsInput) => Partial<TrainingResult> | Promise<Partial<TrainingResult>>;
+  /** Nats a token that the stored files seem to give. */
+  reread: number;
+}
+
+async function deployment(t: TestContext, options: { ports?: object; settings?: Record<string, unknown> } = {}) {
+  const pretend: Pretend = { asked: [], answer: () => ({}), reread: 1 };
+  const worker: Compute = {
+    threads: 1,
+    call: (async (job: string, input: NormsInput) => {
+      assert.equal(job, 'train-norms');
+      pretend.asked.push(input);
+      await writeFile(input.out, `weights ${pretend.asked.length}`);
+      return {
+        file: { path: input.out, sha256: '', bytes: 0 },
+        steps: input.noise!.steps,
+        outOfTime: false,
+        seconds: 1,
+        tokensPerSecond: 1,
+        change: 1,
+        check: 1,
+        ...(await pretend.answer(input)),
+      };
+    }) as Compute['call'],
+    perplexity: async (_files, texts) => texts.map(() => ({ nll: pretend.reread, tokens: 1, bytes: 1, first: null })),
+    classify: async () => assert.fail('nothing is classified here'),
+    close: async () => undefined,
+  };
+  const card = {
+    perplexity: 10,
+    perplexity_standard_error: null,
+    f1: null,
+    parameters: 1,
+    size_mb: 1,
+    tokens_per_second: null,
+  };
+  const measured = { card, items: { documents: [], labels: [] } };
+  const d = await roundDeployment(t, {
+    settings: { 'privacy.expected_users': 10, ...options.settings },
+    ports: {
+      openWorker: () => worker,
+      evaluate: async () => ({ champion: measured, candidate: measured }),
+      ...options.ports,
+    },
+  });
+  await d.document(Array.from({ length: 12 }, (_, i) => ({ user: `a${i % 6}`, text: `private text ${i}` })));
+  return { d, pretend };
+}
+
+const entries = async (d: { db: Parameters<typeof listLedger>[0] }) =>
+  (await listLedger(d.db)).reverse().map(row => row.entry);
+const settled = async (d: { db: Parameters<typeof listLedger>[0] }) =>
+  (await listLedger(d.db)).find(row => row.entry === 'settle')!.mechanism as Mechanism[];
+
+test('the plan comes from public constants: twice the rows, the same noise, rate, steps and divisor', async t => {
+  const { d, pretend } = await deployment(t);
+  await d.run([train]);
+  await d.document(Array.from({ length: 12 }, (_, i) => ({ user: `b${i}`, text: `more ${i}` })));
+  await d.run([train]);
+  const [one, two] = pretend.asked.map(({ noise }) => ({ ...noise, seed: undefined }));
+  assert.deepEqual(one, two);
+  assert.equal(one!.expectedUnits, 10);
+  assert.notEqual(pretend.asked[0]!.noise!.seed, pretend.asked[1]!.noise!.seed);
+  assert.deepEqual(
+    pretend.asked.map(a => a.documents.length),
+    [12, 24],
+  );
+});
+
+test('interrupted in training: the next daemon gives the worker the same seed; one reservation, one settlement, no seed left', async t => {
+  const { d, pretend } = await deployment(t);
+  const stop = new AbortController();
+  pretend.answer = () => {
+    stop.abort();
+    throw new Error('the process is gone');
+  };
+  const { id } = await d.begin([train]);
+  await assert.rejects(runRound(d.ports, id, stop.signal), { code: 'canceled' });
+  const between = await getRound(d.db, id);
+  assert.deepEqual([between.state, workOf(between).begun, between.attempts], ['reserved', true, 0]);
+  assert.deepEqual(await unsettled(d.db), [id]);
+  const open = await spent(d.db, { delta: 1e-6, compose: epsilon });
+  assert.ok(open.epsilon > 3.9 && open.epsilon <= 4, 'what may have been released counts');
+
+  pretend.answer = () => ({});
+  const round = await runRound({ ...d.ports, fence: 2 }, id, new AbortController().signal);
+  assert.equal(round.state, 'published');
+  assert.equal(pretend.asked[0]!.noise!.seed, pretend.asked[1]!.noise!.seed);
+  assert.match(pretend.asked[0]!.noise!.seed, /^[0-9a-f]{64}$/);
+  assert.ok(!JSON.stringify(round.work).includes(pretend.asked[0]!.noise!.seed));
+  assert.deepEqual(await entries(d), ['reserve', 'declare', 'settle', 'declare']);
+  assert.equal((await spent(d.db, { delta: 1e-6, compose: epsilon })).epsilon, open.epsilon);
+});
+
+test('out of time: only the steps taken are settled', async t => {
+  const { d, pretend } = await deployment(t);
+  pretend.answer = () => ({ steps: 3, outOfTime: true });
+  const round = await d.run([train]);
+  assert.equal(round.state, 'published');
+  assert.deepEqual(
+    (await settled(d)).map(m => m.steps),
+    [3],
+  );
+  assert.ok(round.epsilon > 0 && round.epsilon < 4);
+  assert.equal(round.epsilon, epsilon(await settled(d), 1e-6));
+});
+
+test('a rejected candidate has spent its cost; its figures and its files stay', async t => {
+  const { d } = await deployment(t, { ports: { gate: () => ({ ...admitAll(), admitted: false }) } });
+  const round = await d.run([train]);
+  assert.deepEqual([round.state, await d.champion(), round.candidate], ['rejected', 1, 2]);
+  assert.ok(round.epsilon > 3.9);
+  assert.deepEqual(await entries(d), ['reserve', 'declare', 'settle', 'declare']);
+});
+
+test('files that do not say what the weights in memory said: failed by name, charged in full, champion and seeds untouched', async t => {
+  const { d, pretend } = await deployment(t);
+  pretend.reread = 1.01;
+  const round = await d.run([train]);
+  assert.equal(round.state, 'failed');
+  assert.match(round.error!, /own check failed: the stored files give 1\.01000 nats/);
+  assert.deepEqual([await d.champion(), round.candidate], [1, null]);
+  assert.deepEqual(
+    (await settled(d)).map(m => m.steps),
+    [pretend.asked[0]!.noise!.steps],
+  );
+  assert.ok(!JSON.stringify(round.work).includes('seed'));
+  assert.ok(round.epsilon > 3.9);
+});
+
+test('a worker that dies each time: the round fails after the allowed tries, charged once', async t => {
+  const { d, pretend } = await deployment(t);
+  pretend.answer = async () => {
+    const { LearndError } = await import('../../src/base/errors.ts');
+    throw new LearndError('dependency', 'the compute worker ended');
+  };
+  const round = await d.run([train]);
+  assert.deepEqual([round.state, pretend.asked.length], ['failed', 3]);
+  assert.equal(new Set(pretend.asked.map(a => a.noise!.seed)).size, 1);
+  assert.deepEqual(await entries(d), ['reserve', 'declare', 'settle']);
+  assert.equal(round.epsilon, epsilon(await settled(d), 1e-6));
+  assert.ok(round.epsilon > 3.9);
+});
+
+test('rows erased after the view was frozen are not trained on; with none left nothing is charged', async t => {
+  const { d, pretend } = await deployment(t);
+  const plan = d.ports.budget;
+  const { id } = await d.begin([train]);
+  const stop = new AbortController();
+  // Stops the round between its plan and its training.
+  const halted = {
+    ...d.ports,
+    budget: () => {
+      stop.abort();
+      return plan();
+    },
+  };
+  await assert.rejects(runRound(halted, id, stop.signal), { code: 'canceled' });
+  assert.equal((await getRound(d.db, id)).state, 'reserved');
+  await d.db.query(`delete from documents where user_id = 'a3'`);
+  await d.db.query(`update documents set excluded = 'consent' where user_id = 'a4'`);
+  assert.equal((await runRound(d.ports, id, new AbortController().signal)).state, 'published');
+  assert.deepEqual([...new Set(pretend.asked[0]!.documents.map(row => row.unit))].sort(), [
+    'u:a0',
+    'u:a1',
+    'u:a2',
+    'u:a5',
+  ]);
+
+  const next = await d.begin([{ ...train, epsilon: 1 }]);
+  const again = new AbortController();
+  await assert.rejects(
+    runRound(
+      {
+        ...d.ports,
+        budget: () => {
+          again.abort();
+          return plan();
+        },
+      },
+      next.id,
+      again.signal,
+    ),
+  );
+  await d.db.query('delete from documents');
+  const empty = await runRound(d.ports, next.id, new AbortController().signal);
+  assert.deepEqual([empty.state, empty.epsilon], ['refused', 0]);
+  assert.match(empty.error!, /erased/);
+  const last = (await listLedger(d.db)).find(row => row.entry === 'settle')!;
+  assert.deepEqual([last.round, last.mechanism], [next.id, []]);
+  assert.deepEqual(await unsettled(d.db), []);
+});
+
+test('without noise only public rows are seen, also when another action put private ones into the view', async t => {
+  const { d, pretend } = await deployment(t);
+  await d.document([{ text: 'the news of today', source: 'news', public: true }]);
+  pretend.answer = input => (input.noise ? {} : { steps: 30 });
+  const worker = d.ports.openWorker();
+  const call = worker.call;
+  const ports = {
+    ...d.ports,
+    openWorker: (): Compute => ({
+      ...worker,
+      call: ((job: string, input: NormsInput) =>
+        // The same answers; `steps` of a training without noise comes from `answer`.
+        call(
+          job as 'train-norms',
+          input.noise ? input : { ...input, noise: { steps: 30 } as never },
+        )) as Compute['call'],
+    }),
+  };
+  const { id } = await d.begin([train, { ...train, epsilon: 'none' }]);
+  const round = await runRound(ports, id, new AbortController().signal);
+  assert.deepEqual([round.state, round.error], ['published', null]);
+  const [noised, plain] = pretend.asked;
+  assert.equal(noised!.documents.length, 13);
+  assert.deepEqual(
+    plain!.documents.map(row => row.text),
+    ['the news of today'],
+  );
+  assert.equal((workOf(round) as RoundWork).view?.documents, 13);
+});
+
+test('at most so many rows of one user: the newest', async t => {
+  const { d, pretend } = await deployment(t, { settings: { 'privacy.examples_per_user': 3 } });
+  await d.document(Array.from({ length: 9 }, (_, i) => ({ user: 'many', text: `row ${i}` })));
+  await d.run([train]);
+  assert.deepEqual(
+    pretend.asked[0]!.documents.filter(row => row.unit === 'u:many').map(row => row.text),
+    ['row 6', 'row 7', 'row 8'],
+  );
+});
