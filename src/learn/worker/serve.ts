@@ -29,6 +29,8 @@ export function serveJobs(jobs: JobTable): void {
   setPriority(constants.priority.PRIORITY_LOW);
   // A closed channel means that nobody waits for the answer any more.
   process.on('disconnect', () => process.exit(0));
+  // A terminal's Ctrl-C and a service manager's stop reach every process of the group; the parent ends its workers itself, in order.
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => undefined);
   const send = (message: FromWorker): void => {
     if (process.connected) process.send!(message, undefined, {}, () => undefined);
   };
