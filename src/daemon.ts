@@ -1,16 +1,20 @@
 import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { LearndError } from './base/errors.ts';
+import { LearndError, oneLine } from './base/errors.ts';
 import type { Log } from './base/log.ts';
+import { startLoop } from './base/loop.ts';
 import { Scope } from './base/scope.ts';
 import type { Settings } from './base/settings.ts';
 import { startTelemetry } from './base/telemetry.ts';
 import { type Control, startControl } from './loop/cycle.ts';
 import { unlessErased } from './loop/ingest/erasure.ts';
+import type { EventLog } from './loop/ingest/event-log.ts';
 import { ingest } from './loop/ingest/ingest.ts';
 import { type KafkaIntake, startKafkaIntake } from './loop/ingest/intake.ts';
+import { kafkaLog } from './loop/ingest/kafka.ts';
 import { ServingStats } from './loop/monitor/serving.ts';
+import { publishExchanges } from './loop/publish/exchanges.ts';
 import { absent, adminHandlers } from './serve/admin.ts';
 import { followChampion } from './serve/follow.ts';
 import { Serving } from './serve/index.ts';
@@ -19,6 +23,7 @@ import { type StoreParts, storePorts, VersionOpener } from './serve/store-ports.
 import { type Artifacts, openArtifacts } from './store/artifacts.ts';
 import { connect, type Database, waitForDatabase } from './store/database.ts';
 import { startEmbedded } from './store/embedded.ts';
+import { queueExchange } from './store/exchange-outbox.ts';
 import { saveExchange } from './store/exchanges.ts';
 import { deploymentSecret } from './store/facts.ts';
 import { createKey, listKeys } from './store/keys.ts';
@@ -132,17 +137,41 @@ async function start(
     artifacts,
     ingest: (kind, events, origin) => ingest(db, settings, secret, events, { origin, kind }),
     async saveExchange(exchange) {
-      await unlessErased(db, secret, exchange.user, tx => saveExchange(tx, exchange));
+      await unlessErased(db, secret, exchange.user, async tx => {
+        await saveExchange(tx, exchange);
+        if (settings.kafka.exchanges && settings.kafka.brokers.length > 0) await queueExchange(tx, exchange.responseId);
+      });
     },
   };
   if (serves) await serveChampion(db, artifacts, serving, log, scope);
-  if (settings.roles.includes('ingest') && settings.kafka.brokers.length > 0) {
-    intake = await startKafkaIntake({ db, settings, secret, log });
-    control.publishTo(intake.log);
-    scope.defer('kafka', () => intake?.stop());
+  if (settings.kafka.brokers.length > 0) {
+    if (settings.roles.includes('ingest')) intake = await startKafkaIntake({ db, settings, secret, log });
+    const eventLog = intake?.log ?? kafkaLog(settings.kafka, { log });
+    scope.defer('kafka', () => eventLog.close());
+    control.publishTo(eventLog);
+    if (settings.kafka.exchanges) exchangeLoop(db, settings, eventLog, log, scope);
   }
   log.info('ready', { url: serving.url, roles: settings.roles.join(',') });
   return { url: serving.url, newKey, stop, done };
+}
+
+function exchangeLoop(db: Database, settings: Settings, eventLog: EventLog, log: Log, scope: Scope): void {
+  const publish = (topic: string, key: string, value: string) => eventLog.publish(topic, [{ key, value }]);
+  let waiting = false;
+  const loop = startLoop({
+    name: 'exchanges',
+    everyMs: 1000,
+    onError: error => {
+      if (!waiting) log.warn('exchanges wait to be published', { reason: oneLine(error) });
+      waiting = true;
+    },
+    async turn() {
+      if (eventLog.state !== 'connected') return;
+      await publishExchanges(db, { publish }, { name: settings.name });
+      waiting = false;
+    },
+  });
+  scope.defer('exchanges', () => loop.stop());
 }
 
 async function serveChampion(

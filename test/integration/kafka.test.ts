@@ -7,11 +7,16 @@ import { LearndError } from '../../src/base/errors.ts';
 import { createLog } from '../../src/base/log.ts';
 import { loadSettings, type Settings } from '../../src/base/settings.ts';
 import { TOPICS, TOPICS_IN } from '../../src/events/out.ts';
+import { erase, unlessErased } from '../../src/loop/ingest/erasure.ts';
 import type { LogMessage } from '../../src/loop/ingest/event-log.ts';
 import { type KafkaIntake, startKafkaIntake } from '../../src/loop/ingest/intake.ts';
+import { kafkaLog } from '../../src/loop/ingest/kafka.ts';
 import { replayDeadLetters } from '../../src/loop/ingest/replay.ts';
+import { publishExchanges } from '../../src/loop/publish/exchanges.ts';
 import type { Database } from '../../src/store/database.ts';
 import { listDeadLetters } from '../../src/store/dead-letters.ts';
+import { queueExchange } from '../../src/store/exchange-outbox.ts';
+import { saveExchange } from '../../src/store/exchanges.ts';
 import { testDatabase } from '../support/database.ts';
 import { missingKafka, SASL, startKafka, type TestKafka } from '../support/kafka.ts';
 
@@ -375,6 +380,56 @@ test('the database is away: the batch waits, nothing is lost, nothing twice', op
   away = false;
   await until(() => intake.totals.accepted === 1);
 });
+
+test(
+  'exchanges are published when asked for, each once while nothing fails; an erased one is not',
+  options,
+  async t => {
+    if ((await admin.listTopics()).includes(TOPICS.exchanges)) await admin.deleteTopics({ topics: [TOPICS.exchanges] });
+    await until(async () => !(await admin.listTopics()).includes(TOPICS.exchanges));
+    const db = await testDatabase(t);
+    const save = (responseId: string, user: string | undefined, createdAt: number) =>
+      unlessErased(db, secret, user, async tx => {
+        await saveExchange(tx, {
+          responseId,
+          previousResponseId: undefined,
+          version: 'learnd@1',
+          api: 'responses',
+          instructions: undefined,
+          input: [{ role: 'user', content: 'ping' }],
+          output: `pong ${responseId}`,
+          status: 'completed',
+          incompleteReason: undefined,
+          user,
+          metadata: {},
+          inputTokens: 1,
+          outputTokens: 2,
+          createdAt,
+          latencyMs: 1,
+          firstTokenMs: 1,
+        });
+        await queueExchange(tx, responseId);
+      });
+    await save('resp_2', 'bert', 2000);
+    await save('resp_1', undefined, 1000);
+    await save('resp_3', 'anna', 3000);
+    await erase(db, { user: 'anna', secret });
+    const eventLog = kafkaLog(settingsFor().kafka, { log });
+    const publish = (topic: string, key: string, value: string) => eventLog.publish(topic, [{ key, value }]);
+    assert.equal(await publishExchanges(db, { publish }, { name: 'learnd' }), 2);
+    assert.equal(await publishExchanges(db, { publish }, { name: 'learnd' }), 0);
+    const published = (await readAll(TOPICS.exchanges)).map(message => JSON.parse(message.value!));
+    assert.deepEqual(published.map(event => [event.id, event.type, event.data.output, event.data.user]).sort(), [
+      ['resp_1', 'learnd.exchange', 'pong resp_1', undefined],
+      ['resp_2', 'learnd.exchange', 'pong resp_2', 'bert'],
+    ]);
+    // A broker that is away: they wait.
+    await save('resp_4', undefined, 4000);
+    await eventLog.close();
+    await assert.rejects(publishExchanges(db, { publish }, { name: 'learnd' }), /closed/);
+    assert.equal((await db.query('select response_id from exchange_outbox')).rowCount, 1);
+  },
+);
 
 test('SASL over TLS by each mechanism; a wrong password is said and waited with', ownOnly(), async t => {
   await freshTopics();

@@ -84,6 +84,8 @@ class KafkaLog implements EventLog {
   #consuming: Promise<void> | undefined;
   #consumption: Consumption | undefined;
   #joined = false;
+  /** Topics that were there when last published to. */
+  readonly #ensured = new Set<string>();
 
   constructor(settings: KafkaSettings, log: Log) {
     this.#settings = settings;
@@ -117,6 +119,8 @@ class KafkaLog implements EventLog {
     this.#producer ??= this.#connectProducer();
     const producer = this.#producer;
     try {
+      if (!this.#ensured.has(topic)) await this.#existing([topic]);
+      this.#ensured.add(topic);
       await (await producer).send({
         topic,
         acks: -1,
@@ -125,6 +129,8 @@ class KafkaLog implements EventLog {
     } catch (cause) {
       // Its sequence numbers are in doubt now: the next message goes out under a new producer id.
       if (this.#producer === producer) this.#producer = undefined;
+      this.#ensured.delete(topic);
+      this.#dropAdmin();
       void producer.then(old => old.disconnect()).catch(error => this.#log.debug('producer dropped', { error }));
       throw dependency(`cannot publish to ${topic}`, cause);
     }
