@@ -1,8 +1,8 @@
+import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import type { TestContext } from 'node:test';
 import { sleep } from '../../src/base/clock.ts';
 
 const BIN = resolve(import.meta.dirname, '../../bin/learnd.mjs');
@@ -39,26 +39,58 @@ export function learnd(
   });
 }
 
-export function testFolder(t: { after(end: () => unknown): void }, name: string): string {
+interface Ending {
+  after(end: () => unknown): void;
+}
+
+const endings = new WeakMap<Ending, (() => unknown)[]>();
+
+/** What was made last ends first: `t.after` runs in the order given, which would delete a folder under a running daemon. */
+export function lastFirst(t: Ending, end: () => unknown): void {
+  const known = endings.get(t);
+  if (known !== undefined) {
+    known.push(end);
+    return;
+  }
+  const list = [end];
+  endings.set(t, list);
+  t.after(async () => {
+    for (const each of list.reverse()) await each();
+  });
+}
+
+export function testFolder(t: Ending, name: string): string {
   const folder = mkdtempSync(join(tmpdir(), `learnd-${name}-`));
-  t.after(() => rmSync(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 }));
+  lastFirst(t, () => rmSync(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 }));
   return folder;
 }
 
 /** A daemon as a user starts it: a process of its own on a data directory of its own and a free port. Stopped after the test. */
 export async function startTestDaemon(
-  t: TestContext,
-  options: { data: string; settings: string; policies: string; env?: NodeJS.ProcessEnv; readyMs?: number },
+  t: Ending,
+  options: {
+    data: string;
+    settings: string;
+    policies: string;
+    env?: NodeJS.ProcessEnv;
+    readyMs?: number;
+    /** Resolve as soon as it listens (no key then yet) instead of when it is ready. */
+    listening?: boolean;
+    /** Put before the command: a namespace to run it in, for one. */
+    within?: readonly string[];
+  },
 ): Promise<TestDaemon> {
   const config = join(options.data, 'learnd.yaml');
   const policies = join(options.data, 'policies.yaml');
   writeFileSync(config, options.settings);
   writeFileSync(policies, options.policies);
-  const child = spawn(
-    process.execPath,
-    [BIN, 'start', '--config', config, '--policies', policies, '--data', join(options.data, 'data'), '--port', '0'],
-    { env: { ...process.env, ...options.env }, stdio: ['ignore', 'pipe', 'pipe'], detached: true },
-  );
+  const paths = ['--config', config, '--policies', policies, '--data', join(options.data, 'data')];
+  const words = [...(options.within ?? []), process.execPath, BIN, 'start', ...paths, '--port', '0'];
+  const child = spawn(words[0]!, words.slice(1), {
+    env: { ...process.env, ...options.env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  });
   let log = '';
   child.stdout.on('data', chunk => (log += chunk));
   child.stderr.on('data', chunk => (log += chunk));
@@ -81,7 +113,7 @@ export async function startTestDaemon(
       return answer(await fetch(`${this.url}${path}`, { method: 'POST', headers, body: JSON.stringify(body) }));
     },
   };
-  t.after(async () => {
+  lastFirst(t, async () => {
     if (child.exitCode === null && child.signalCode === null) {
       child.kill('SIGTERM');
       const timer = setTimeout(() => process.kill(-child.pid!, 'SIGKILL'), 30_000);
@@ -96,6 +128,7 @@ export async function startTestDaemon(
     try {
       const file = JSON.parse(readFileSync(join(daemon.data, 'daemon.json'), 'utf8')) as { url: string; pid: number };
       if (file.pid === child.pid) {
+        if (options.listening) return Object.assign(daemon, { url: file.url });
         const ready = await fetch(`${file.url}/readyz`);
         if (ready.status === 200) {
           Object.assign(daemon, { url: file.url, key: readFileSync(join(daemon.data, 'admin.key'), 'utf8').trim() });
@@ -129,6 +162,8 @@ export async function eventually<T>(
       const found = await check();
       if (found !== undefined) return found;
     } catch (error) {
+      // What a check asserts is final; anything else (a daemon that is starting) may come right.
+      if (error instanceof assert.AssertionError) throw error;
       last = error;
     }
     if (Date.now() > until) throw new Error(`${what}: not within ${ms / 1000} s${last ? ` (${String(last)})` : ''}`);
