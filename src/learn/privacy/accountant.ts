@@ -108,16 +108,14 @@ export function noiseMultiplier(request: NoiseRequest): number {
   return refine(sigma => total(sigma, accountant), target, high);
 }
 
-const exhausted = (spent: number, target: number): LearndError =>
-  new LearndError(
-    'budget_exhausted',
-    `epsilon ${spent.toFixed(4)} is spent already; ${target} leaves too little for these steps`,
-    {
-      field: 'epsilon',
-      hint: 'Raise the budget, take fewer steps, or a smaller sampling rate.',
-      retriable: false,
-    },
-  );
+function exhausted(spent: number, target: number): LearndError {
+  const why = spent > 0 ? `epsilon ${spent.toFixed(4)} is spent already` : 'no amount of noise is shown to be enough';
+  return new LearndError('budget_exhausted', `${why}: ${target} leaves too little for these steps`, {
+    field: 'epsilon',
+    hint: 'Raise the budget, take fewer steps, or a smaller sampling rate.',
+    retriable: false,
+  });
+}
 
 /** Smallest x, to the relative tolerance and from above, where `enough` (monotone) holds; undefined if not up to MAX_NOISE. */
 function bisect(enough: (x: number) => boolean, start: number, tolerance: number): number | undefined {

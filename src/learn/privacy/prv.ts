@@ -13,6 +13,9 @@ import { erfc } from './special.ts';
 /** 8M cells of two float64 arrays and their twiddles: about 0.4 GB, some seconds. */
 const MAX_CELLS = 2 ** 23;
 const EPSILON_ERROR = 0.01;
+/** Below this the slack above would be most of the bound, so a finer grid is worth its time. */
+const SMALL_EPSILON = 0.02;
+const SMALL_EPSILON_ERROR = 0.002;
 /** The error bound of the discretisation is proved for mesh errors below 1. */
 const MAX_EPSILON_ERROR = 0.5;
 
@@ -53,11 +56,11 @@ interface Grid {
   readonly epsilonError: number;
 }
 
-function makeGrid(mechanisms: readonly Mechanism[], delta: number, deltaError: number): Grid {
+function makeGrid(mechanisms: readonly Mechanism[], delta: number, deltaError: number, finest: number): Grid {
   const total = mechanisms.reduce((n, m) => n + m.steps, 0);
   let span = rdpEpsilon(mechanisms, deltaError / 4);
   for (const m of mechanisms) span = Math.max(span, rdpEpsilon([{ ...m, steps: 1 }], deltaError / (8 * total)));
-  for (let epsilonError = EPSILON_ERROR; epsilonError <= MAX_EPSILON_ERROR; epsilonError *= 2) {
+  for (let epsilonError = finest; epsilonError <= MAX_EPSILON_ERROR; epsilonError *= 2) {
     const half = Math.max(span, epsilonError) + 3;
     const dt = epsilonError / Math.sqrt((total / 2) * Math.log(12 / deltaError));
     const reach = Math.ceil(half / dt);
@@ -172,8 +175,13 @@ function readEpsilon(mass: Float64Array, scale: number, grid: Grid, shift: numbe
  * @throws LearndError where the numbers don't carry it: a grid too large, or delta near the rounding error.
  */
 export function prvEpsilon(mechanisms: readonly Mechanism[], delta: number): number {
+  const bound = compose(mechanisms, delta, EPSILON_ERROR);
+  return bound < SMALL_EPSILON ? Math.min(bound, compose(mechanisms, delta, SMALL_EPSILON_ERROR)) : bound;
+}
+
+function compose(mechanisms: readonly Mechanism[], delta: number, finest: number): number {
   const deltaError = delta / 1000;
-  const grid = makeGrid(mechanisms, delta, deltaError);
+  const grid = makeGrid(mechanisms, delta, deltaError, finest);
   const twiddles: Twiddles = makeTwiddles(grid.size);
   const accRe = new Float64Array(grid.size);
   const accIm = new Float64Array(grid.size);
