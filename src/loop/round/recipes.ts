@@ -13,7 +13,7 @@ export interface Recipe {
 
 export const RECIPES: Readonly<Record<'head' | 'norms' | 'lora', Recipe>> = {
   // Few full-batch steps, every unit normalised to 1.
-  head: { steps: 8, unitsPerStep: Number.POSITIVE_INFINITY, clip: { kind: 'auto-s' } },
+  head: { steps: 16, unitsPerStep: Number.POSITIVE_INFINITY, clip: { kind: 'auto-s' } },
   // Every unit normalised to 1, 400-600 units a step, 5-12 steps.
   norms: { steps: 8, unitsPerStep: 500, clip: { kind: 'auto-s' } },
   lora: { steps: 20, unitsPerStep: 250, clip: { kind: 'auto-s' } },

@@ -6,7 +6,15 @@ import type { JobContext } from '../serve.ts';
 import type { Jobs } from '../types.ts';
 import { named } from './classify.ts';
 import { extract } from './features.ts';
-import { type HeadExample, probabilities, standardised, standardOf, startFrom, trainHead } from './head-training.ts';
+import {
+  type HeadExample,
+  probabilities,
+  standardised,
+  standardOf,
+  startFrom,
+  trainHead,
+  whitening,
+} from './head-training.ts';
 import { planOf } from './text-training.ts';
 
 /** Sentences about a label that needs no data: its name in everyday questions. */
@@ -20,6 +28,9 @@ const TEMPLATES = [
 ] as const;
 
 const readable = (label: string): string => label.replace(/[_\s]+/g, ' ').trim();
+
+/** Directions in which public sentences hardly vary are stretched at most so far (1 / sqrt). */
+const RIDGE = 0.3;
 
 /** Sentences whose probabilities in memory the stored head must give again. */
 const CHECKED = 12;
@@ -38,7 +49,9 @@ export async function trainHeadJob(
   const standard = standardOf(publicFeatures);
   const x = (feature: Float32Array): Float32Array => standardised(feature, standard);
   const sentences = labels.flatMap(label => TEMPLATES.map(template => template.replace('{}', () => readable(label))));
-  const templates = (await extract(input.features, sentences, context, 'label features')).map(x);
+  const white = whitening(publicFeatures.map(x), RIDGE);
+  const y = (feature: Float32Array): Float32Array => white.apply(x(feature));
+  const templates = (await extract(input.features, sentences, context, 'label features')).map(y);
   const start = startFrom(labels.map((_, i) => templates.slice(i * TEMPLATES.length, (i + 1) * TEMPLATES.length)));
   const features = (
     await extract(
@@ -46,7 +59,7 @@ export async function trainHeadJob(
       examples.map(e => e.text),
       context,
     )
-  ).map(x);
+  ).map(y);
   const place = new Map(labels.map((label, i) => [label, i]));
   const byUnit = new Map<string, HeadExample[]>();
   for (const [i, { unit, label }] of examples.entries()) {
@@ -64,11 +77,12 @@ export async function trainHeadJob(
     },
     enough: () => performance.now() > until,
   });
+  const weight = white.fold(trained.weight);
   const change = Math.sqrt(trained.weight.reduce((sum, value, i) => sum + (value - start.weight[i]!) ** 2, 0));
   if (!(change > 0)) throw new LearndError('internal', 'the head is the same after training as before');
   const hidden = standard.mean.length;
   const tensors = new Map<string, HostTensor>([
-    ['weight', { shape: [labels.length, hidden], data: trained.weight }],
+    ['weight', { shape: [labels.length, hidden], data: weight }],
     ['bias', { shape: [labels.length], data: trained.bias }],
     ['mean', { shape: [hidden], data: standard.mean }],
     ['scale', { shape: [hidden], data: standard.scale }],
@@ -82,6 +96,6 @@ export async function trainHeadJob(
     change,
     check: publicFeatures
       .slice(0, CHECKED)
-      .map(feature => named(labels, probabilities(trained.weight, trained.bias, x(feature)))),
+      .map(feature => named(labels, probabilities(weight, trained.bias, x(feature)))),
   };
 }
