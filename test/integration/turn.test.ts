@@ -115,9 +115,18 @@ test('the loop closes: shift, alarm, rule, private round, gate, swap under an op
   assert.equal(decision.signals['f1.alarm'], true);
   assert.match(decision.reason, /f1\.alarm/);
   await eventually('the new version is live', () => champion(3)(daemon), 180_000);
-  const alarms = (await daemon.get('/v1/admin/alarms')) as { signal: string; cleared_why: string | null }[];
+  // The monitor's next turn, on the new version, clears it.
+  const cleared = await eventually(
+    'the alarm is cleared',
+    async () => {
+      const alarms = (await daemon.get('/v1/admin/alarms')) as { signal: string; cleared_why: string | null }[];
+      const f1 = alarms.filter(alarm => alarm.signal === 'f1');
+      return f1.every(alarm => alarm.cleared_why !== null) ? f1 : undefined;
+    },
+    30_000,
+  );
   assert.deepEqual(
-    alarms.filter(a => a.signal === 'f1').map(a => a.cleared_why),
+    cleared.map(alarm => alarm.cleared_why),
     ['promoted'],
   );
 
