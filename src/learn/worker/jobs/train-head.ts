@@ -30,7 +30,7 @@ const TEMPLATES = [
 const readable = (label: string): string => label.replace(/[_\s]+/g, ' ').trim();
 
 /** Directions in which public sentences hardly vary are stretched at most so far (1 / sqrt). */
-const RIDGE = 0.3;
+const RIDGE = 1;
 
 /** Sentences whose probabilities in memory the stored head must give again. */
 const CHECKED = 12;
