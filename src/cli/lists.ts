@@ -42,7 +42,7 @@ export const versions = async (client: DaemonClient): Promise<VersionItem[]> =>
 export const decisions = async (client: DaemonClient): Promise<DecisionItem[]> =>
   (await client.get('/v1/admin/decisions')) as DecisionItem[];
 
-const kinds = (actions: unknown[]): string => actions.map(a => Object.keys(a as object)[0]).join('+');
+const kinds = (actions: unknown[]): string => actions.map(action => (action as { do: string }).do).join('+');
 
 export const humanRounds = (items: RoundItem[]): string =>
   items.length === 0
