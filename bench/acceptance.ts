@@ -187,19 +187,21 @@ async function labels(clean: Clean, kafka: TestKafka, databaseUrl: string): Prom
   say('learnd@2 is live');
   const oldTest = of(test, OLD);
   const newTest = of(test, NEW);
-  await produce(
-    kafka,
-    'learnd.feedback',
-    labelEvents(withUsers(of(train, OLD).slice(600), 200, 3), { source: 'calm' }),
-  );
+  // Trickled in: of a burst the monitor scores a sample, and it is the live figure that is wanted here.
+  const more = withUsers(of(train, OLD), 900, 1).slice(600);
+  let sent = 0;
   const calm = await eventually(
-    'F1 known',
+    'F1 known on the old intents',
     async () => {
-      const s = await statusOf(daemon);
-      return typeof s.signals['f1.value'] === 'number' ? s : undefined;
+      const status = await statusOf(daemon);
+      if (typeof status.signals['f1.value'] === 'number') return status;
+      const next = more.slice(sent, sent + 20);
+      if (next.length > 0) await produce(kafka, 'learnd.feedback', labelEvents(next, { source: `calm-${sent}` }));
+      sent += next.length;
+      return undefined;
     },
-    300_000,
-    1000,
+    600_000,
+    3000,
   );
 
   const shifted = Date.now();
