@@ -114,6 +114,7 @@ export async function startTestDaemon(
     },
   };
   lastFirst(t, async () => {
+    if (process.env.LEARND_TEST_LOG !== undefined) process.stderr.write(log);
     if (child.exitCode === null && child.signalCode === null) {
       child.kill('SIGTERM');
       const timer = setTimeout(() => process.kill(-child.pid!, 'SIGKILL'), 30_000);

@@ -24,6 +24,8 @@ export async function streamForever(
 ): Promise<void> {
   const client = new OpenAI({ apiKey: daemon.key, baseURL: `${daemon.url}/v1` });
   const socket = new ResponsesWS(client);
+  // An `error` frame is emitted as an event and as an error: by the second nobody below listens any more.
+  socket.on('error', () => undefined);
   const probe = options.probe === undefined ? { task: 'intent', text: 'i forgot my pin code' } : options.probe;
   try {
     while (!signal.aborted) {
