@@ -4,7 +4,7 @@ import { contextFrom } from '../base/telemetry.ts';
 import type { Action } from '../events/actions.ts';
 import type { RoundRow } from '../store/rounds.ts';
 import { tracesOfRound } from '../store/status.ts';
-import type { CycleParts } from './cycle.ts';
+import type { CycleParts } from './parts.ts';
 import { sendNotification } from './policy/notify.ts';
 
 const LINKS_AT_MOST = 32;

@@ -1,13 +1,9 @@
 import { type Clock, sleep, systemClock } from '../base/clock.ts';
 import { oneLine } from '../base/errors.ts';
-import type { Log } from '../base/log.ts';
 import { type Loop, startLoop } from '../base/loop.ts';
-import type { Settings } from '../base/settings.ts';
 import type { Signals } from '../events/signals.ts';
 import { epsilon } from '../learn/privacy/accountant.ts';
 import { ComputeWorker } from '../learn/worker/client.ts';
-import type { Artifacts } from '../store/artifacts.ts';
-import type { Database } from '../store/database.ts';
 import { campaign } from '../store/leader.ts';
 import { forgetEvents } from '../store/outbox.ts';
 import { runningRound } from '../store/rounds.ts';
@@ -16,9 +12,9 @@ import { afterRound, notifyAll } from './after-round.ts';
 import { type ControlPort, controlPort } from './control-port.ts';
 import type { EventLog } from './ingest/event-log.ts';
 import { matchLate } from './ingest/late.ts';
-import type { ServingStats } from './monitor/serving.ts';
 import { budgetReader, collectSignals } from './monitor/signals.ts';
 import { monitorTurn } from './monitor/turn.ts';
+import type { CycleParts } from './parts.ts';
 import { policyTurn } from './policy/turn.ts';
 import { type PolicyWatch, policyFile, watchPolicy } from './policy/watch.ts';
 import { publishOutbox } from './publish/index.ts';
@@ -26,24 +22,6 @@ import { openVersion } from './registry/index.ts';
 import { bootstrap } from './round/bootstrap.ts';
 import { runRound } from './round/index.ts';
 import { beginRound, roundPorts } from './rounds.ts';
-
-/**
- * The loop in one page. Events are in the store (ingest put them there); whoever leads
- *   1. monitors: the champion is scored on what has arrived, before anything may be learned from it;
- *   2. decides: signals, policy and history make a decision, stored with its reasons;
- *   3. runs the round the decision began: freeze, reserve, train, compress, evaluate, gate, publish;
- *   4. announces what happened.
- * Serving follows the champion's alias row by itself. Each step ends in rows, so a new leader goes on where the last one stopped.
- */
-export interface CycleParts {
-  readonly db: Database;
-  readonly artifacts: Artifacts;
-  readonly settings: Settings;
-  readonly secret: Uint8Array;
-  readonly stats: ServingStats;
-  readonly log: Log;
-  readonly clock?: Clock;
-}
 
 export interface Control {
   readonly port: ControlPort;
@@ -65,6 +43,14 @@ const SCORER_IDLE_MS = 60_000;
 /** Without a log to publish to, announcements are kept so long for whoever reads the table. */
 const OUTBOX_KEPT_MS = 30 * 86_400_000;
 
+/**
+ * The loop in one page. Events are in the store (ingest put them there); whoever leads
+ *   1. monitors: the champion is scored on what has arrived, before anything may be learned from it;
+ *   2. decides: signals, policy and history make a decision, stored with its reasons;
+ *   3. runs the round the decision began: freeze, reserve, train, compress, evaluate, gate, publish;
+ *   4. announces what happened.
+ * Serving follows the champion's alias row by itself. Each step ends in rows, so a new leader goes on where the last one stopped.
+ */
 export async function startControl(parts: CycleParts): Promise<Control> {
   const { db, settings, log } = parts;
   const clock = parts.clock ?? systemClock;

@@ -3,6 +3,7 @@
  * memory. Serving itself holds no SQL and knows no broker. Any port may throw `LearndError('dependency'|'not_ready')` while its
  * service is down: answering goes on, and `/readyz` says so.
  */
+import type { ChatMessage, Exchange, Role } from '../events/exchange.ts';
 import type { VersionFiles } from './engine/protocol.ts';
 
 export type Scope = 'respond' | 'feedback' | 'admin';
@@ -15,37 +16,7 @@ export interface IngestReport {
   readonly rejected: ReadonlyArray<{ readonly index: number; readonly field: string; readonly reason: string }>;
 }
 
-export type Role = 'system' | 'user' | 'assistant';
-
-export interface ChatMessage {
-  readonly role: Role;
-  readonly content: string;
-}
-
-/** A prompt and the answer served for it. */
-export interface Exchange {
-  /** `resp_…` or `chatcmpl-…`; what feedback names as `response_id`. */
-  readonly responseId: string;
-  readonly previousResponseId: string | undefined;
-  /** `name@N` of the one version that answered. */
-  readonly version: string;
-  readonly api: 'responses' | 'chat';
-  readonly instructions: string | undefined;
-  /** The messages of this request alone: what `previous_response_id` leads to is not repeated here. */
-  readonly input: readonly ChatMessage[];
-  readonly output: string;
-  readonly status: 'completed' | 'incomplete' | 'failed';
-  readonly incompleteReason: string | undefined;
-  /** The pseudonymous user as given (metadata.user, else safety_identifier, else user); feedback by response_id inherits it. */
-  readonly user: string | undefined;
-  readonly metadata: Readonly<Record<string, string>>;
-  readonly inputTokens: number;
-  readonly outputTokens: number;
-  /** Milliseconds since the epoch. */
-  readonly createdAt: number;
-  readonly latencyMs: number;
-  readonly firstTokenMs: number | undefined;
-}
+export type { ChatMessage, Exchange, Role };
 
 /** A classification task declared in settings; labels in declared order. */
 export interface TaskDeclaration {

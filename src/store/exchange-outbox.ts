@@ -1,5 +1,6 @@
+import type { Exchange } from '../events/exchange.ts';
 import type { Queryable } from './database.ts';
-import { type Exchange, loadExchange } from './exchanges.ts';
+import { loadExchange } from './exchanges.ts';
 
 /** In the transaction that saves the exchange. */
 export async function queueExchange(db: Queryable, responseId: string): Promise<void> {

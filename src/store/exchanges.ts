@@ -1,26 +1,5 @@
+import type { Exchange } from '../events/exchange.ts';
 import { json, type Queryable, storable } from './database.ts';
-
-/** A prompt and the answer served for it. The text in it is private: erasure walks this table. */
-export interface Exchange {
-  readonly responseId: string;
-  readonly previousResponseId: string | undefined;
-  /** `name@N` of the one version that answered. */
-  readonly version: string;
-  readonly api: 'responses' | 'chat';
-  readonly instructions: string | undefined;
-  readonly input: ReadonlyArray<{ readonly role: 'system' | 'user' | 'assistant'; readonly content: string }>;
-  readonly output: string;
-  readonly status: 'completed' | 'incomplete' | 'failed';
-  readonly incompleteReason: string | undefined;
-  readonly user: string | undefined;
-  readonly metadata: Readonly<Record<string, string>>;
-  readonly inputTokens: number;
-  readonly outputTokens: number;
-  /** Milliseconds since the epoch. */
-  readonly createdAt: number;
-  readonly latencyMs: number;
-  readonly firstTokenMs: number | undefined;
-}
 
 /** Saved once by its id; saving it again changes nothing. Characters PostgreSQL cannot store are replaced (`storable`). */
 export async function saveExchange(db: Queryable, exchange: Exchange): Promise<void> {

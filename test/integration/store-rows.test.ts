@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import type { Exchange } from '../../src/events/exchange.ts';
 import { connect } from '../../src/store/database.ts';
-import { type Exchange, eraseExchanges, loadExchange, saveExchange } from '../../src/store/exchanges.ts';
+import { eraseExchanges, loadExchange, saveExchange } from '../../src/store/exchanges.ts';
 import { deploymentSecret, factOnce, getFact, setFact } from '../../src/store/facts.ts';
 import { createKey, findKey, hashKey, listKeys, revokeKey } from '../../src/store/keys.ts';
 import { testDatabase, testLog, testServers } from '../support/database.ts';

@@ -1,7 +1,8 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { LearndError } from '../../base/errors.ts';
-import { type FromWorker, fromWire, type Progress, type ToWorker } from './wire.ts';
+import { fromWire } from '../../base/wire-error.ts';
+import type { FromWorker, Progress, ToWorker } from './wire.ts';
 
 export interface WorkerOptions {
   /** Entry file of the child; default: the compute worker's own. */

@@ -1,6 +1,7 @@
 import { constants, getPriority, setPriority } from 'node:os';
 import { LearndError } from '../../base/errors.ts';
-import { type FromWorker, type Progress, type ToWorker, toWire } from './wire.ts';
+import { toWire } from '../../base/wire-error.ts';
+import type { FromWorker, Progress, ToWorker } from './wire.ts';
 
 /** What a job may do while it runs. */
 export interface JobContext {

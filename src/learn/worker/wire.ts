@@ -1,14 +1,5 @@
 /** The frames between a compute worker and its parent. Plain data (structured clone); big arrays stay in files that both sides name. */
-import { asLearndError, type ErrorCode, LearndError } from '../../base/errors.ts';
-
-export interface WireError {
-  readonly code: ErrorCode;
-  readonly message: string;
-  readonly field?: string;
-  readonly hint?: string;
-  readonly retriable: boolean;
-  readonly data?: Record<string, unknown>;
-}
+import type { WireError } from '../../base/wire-error.ts';
 
 export type ToWorker =
   | { readonly id: number; readonly job: string; readonly input: unknown }
@@ -29,17 +20,3 @@ export interface Progress {
   /** Mean training loss of the step, seconds, tokens/s …: numbers for people, not released under privacy. */
   readonly facts?: Readonly<Record<string, number>>;
 }
-
-export function toWire(thrown: unknown): WireError {
-  const error = asLearndError(thrown);
-  return {
-    code: error.code,
-    message: error.message,
-    ...(error.field === undefined ? {} : { field: error.field }),
-    ...(error.hint === undefined ? {} : { hint: error.hint }),
-    retriable: error.retriable,
-    ...(error.data === undefined ? {} : { data: error.data }),
-  };
-}
-
-export const fromWire = (error: WireError): LearndError => new LearndError(error.code, error.message, error);

@@ -7,9 +7,9 @@ import { fileURLToPath } from 'node:url';
 import { sleep } from '../../base/clock.ts';
 import { LearndError } from '../../base/errors.ts';
 import { type Log, silentLog } from '../../base/log.ts';
+import { fromWire } from '../../base/wire-error.ts';
 import type { EngineCalls, EngineMethod, EngineOptions, FromEngine, ToEngine } from './protocol.ts';
 import { DEFAULT_ENGINE_OPTIONS } from './protocol.ts';
-import { fromWire } from './wire.ts';
 
 export interface EngineProcessOptions extends Partial<EngineOptions> {
   log?: Log;

@@ -2,10 +2,11 @@
  * The engine process: llama.cpp lives here, so that a native crash ends this process and not the daemon. It ends by itself when the
  * daemon is gone, and leaves the signals of the process group to the daemon, which drains first.
  */
+
+import { toWire } from '../../base/wire-error.ts';
 import { EngineHost } from './host.ts';
 import type { EngineOptions, FromEngine, ToEngine } from './protocol.ts';
 import { DEFAULT_ENGINE_OPTIONS } from './protocol.ts';
-import { toWire } from './wire.ts';
 
 const send = (message: FromEngine): void => {
   if (process.connected) process.send!(message);

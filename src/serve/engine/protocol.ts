@@ -1,4 +1,5 @@
 /** What the daemon and the engine process say to each other. Plain data only: it crosses an IPC channel (structured clone). */
+import type { WireError } from '../../base/wire-error.ts';
 import type { VersionFiles } from '../../learn/model/version.ts';
 
 export type { VersionFiles };
@@ -89,15 +90,6 @@ export interface EngineCalls {
 }
 
 export type EngineMethod = keyof EngineCalls;
-
-export interface WireError {
-  readonly code: string;
-  readonly message: string;
-  readonly field?: string;
-  readonly hint?: string;
-  readonly retriable: boolean;
-  readonly data?: Record<string, unknown>;
-}
 
 export type ToEngine =
   | { readonly id: number; readonly method: EngineMethod; readonly request: unknown }

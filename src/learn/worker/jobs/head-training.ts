@@ -131,6 +131,16 @@ export function startFrom(templates: readonly (readonly Float32Array[])[]): Head
 }
 
 export const LEARNING_RATE = 40;
+/** Standard deviation that the noise of all steps together may give a logit. */
+const LOGIT_NOISE = 1.5;
+
+/** From the plan's public numbers alone: 40, or less where that much noise would drown the start. */
+export const learningRate = (plan: DpPlan): number =>
+  Math.min(
+    LEARNING_RATE,
+    (LOGIT_NOISE * plan.divisor) / (plan.noiseMultiplier * plan.sensitivity * Math.sqrt(plan.steps)),
+  );
+
 /** Of the steps, the last so many are averaged: averaging noisy iterates is post-processing and helps. */
 const AVERAGED = 0.25;
 
@@ -161,7 +171,7 @@ export async function trainHead(
       if (factor > 0) for (let i = 0; i < sum.length; i++) sum[i]! += factor * gradient[i]!;
     }
     const noise = plan.noise(steps, sum.length, 'head');
-    const rate = LEARNING_RATE / plan.divisor;
+    const rate = learningRate(plan) / plan.divisor;
     for (let i = 0; i < weight.length; i++) weight[i]! -= rate * (sum[i]! + noise[i]!);
     tail.push(Float32Array.from(weight));
     if (tail.length > keep) tail.shift();
