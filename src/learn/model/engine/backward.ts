@@ -20,7 +20,7 @@ export interface BackwardOptions {
 
 /**
  * One forward and one backward pass of the weighted next-token loss: sum over scored rows of weight * cross-entropy.
- * Gradients go to `sink`. Memory: about 12 hidden + 4 feed-forward widths a token and block, 4 bytes each.
+ * Gradients go to `sink`. Memory: about 5 hidden and 2 feed-forward widths a token and block, 4 bytes each.
  * @returns nats a scored row, unweighted.
  */
 export function lossBackward(
@@ -35,7 +35,10 @@ export function lossBackward(
   let x = options.input === undefined ? lowerBlocks(model, batch, from, adapter) : tf.clone(options.input);
   const saved: Saved[] = [];
   for (let layer = from; layer < model.config.layers; layer++) {
-    const block = tf.tidy(() => blockForward(model, adapter, layer, x, batch));
+    const block = tf.tidy(() => {
+      const { y, saved: kept } = blockForward(model, adapter, layer, x, batch);
+      return { y, saved: kept };
+    });
     x.dispose();
     x = block.y;
     saved.push(block.saved);

@@ -15,22 +15,12 @@ import {
   splitHeads,
 } from './ops.ts';
 
-/** What a block keeps for its backward pass. All tensors; disposed by `disposeSaved`. */
+/**
+ * What a block keeps for its backward pass, disposed by whoever runs that. The inputs of the linear layers (a norm's output,
+ * the feed-forward product) are made again from these when a method trains what they enter: a third less memory.
+ */
 export type Saved = Record<
-  | 'unit1'
-  | 'inverse1'
-  | 'h1'
-  | 'q'
-  | 'k'
-  | 'v'
-  | 'probabilities'
-  | 'context'
-  | 'unit2'
-  | 'inverse2'
-  | 'h2'
-  | 'gate'
-  | 'up'
-  | 'inner',
+  'unit1' | 'inverse1' | 'q' | 'k' | 'v' | 'probabilities' | 'context' | 'unit2' | 'inverse2' | 'gate' | 'up',
   Tensor
 >;
 
@@ -42,7 +32,7 @@ export interface BlockShape {
 /**
  * One decoder block on rows [batch * length, hidden]. Right-padded sequences need no mask beyond the causal one: a real
  * position never looks at a later one, and a padded position's output carries no loss.
- * @returns the block's output and, when `save`, what `blockBackward` needs. Not inside a tidy of its own: the caller's.
+ * @returns the block's output, the input of down_proj, and what `blockBackward` needs. Not inside a tidy of its own: the caller's.
  */
 export function blockForward(
   model: EngineModel,
@@ -50,7 +40,7 @@ export function blockForward(
   layer: number,
   x: Tensor,
   { batch, length }: BlockShape,
-): { y: Tensor; saved: Saved } {
+): { y: Tensor; inner: Tensor; saved: Saved } {
   const tf = tensorflow();
   const { heads, kvHeads, headDim, rmsEps } = model.config;
   const group = heads / kvHeads;
@@ -83,10 +73,10 @@ export function blockForward(
   const inner = tf.mul(tf.mul(gate, tf.sigmoid(gate)), up);
   const y = tf.add(middle, linear(model, adapter, layer, 'mlp.down_proj', inner));
   const saved = {
-    ...{ unit1: norm1.unit, inverse1: norm1.inverse, h1: norm1.y, q, k, v, probabilities, context },
-    ...{ unit2: norm2.unit, inverse2: norm2.inverse, h2: norm2.y, gate, up, inner },
+    ...{ unit1: norm1.unit, inverse1: norm1.inverse, q, k, v, probabilities, context },
+    ...{ unit2: norm2.unit, inverse2: norm2.inverse, gate, up },
   };
-  return { y, saved };
+  return { y, inner, saved };
 }
 
 /** The gradient with respect to the block's input, given that of its output; parameters' gradients go to `sink`. */
@@ -100,32 +90,46 @@ export function blockBackward(
   sink: GradientSink,
 ): Tensor {
   const tf = tensorflow();
-  const back = (kind: string, x: Tensor, d: Tensor) => linearBackward(model, adapter, layer, kind, x, d, sink);
+  const back: Back = (kind, x, d) => linearBackward(model, adapter, layer, kind, x, d, sink);
   const { gate, up } = saved;
 
-  const dInner = back('mlp.down_proj', saved.inner, dy);
   const sigmoid = tf.sigmoid(gate);
   const silu = tf.mul(gate, sigmoid);
+  const dInner = back('mlp.down_proj', () => tf.mul(silu, up), dy);
   const dUp = tf.mul(dInner, silu);
   // silu'(g) = s (1 + g (1 - s)) = s + silu (1 - s)
   const dGate = tf.mul(tf.mul(dInner, up), tf.add(sigmoid, tf.mul(silu, tf.sub(1, sigmoid))));
-  const dH2 = tf.add(back('mlp.gate_proj', saved.h2, dGate), back('mlp.up_proj', saved.h2, dUp));
   const name2 = layerName(layer, 'post_attention_layernorm.weight');
+  const h2 = once(() => tf.mul(saved.unit2, model.parameter(name2)));
+  const dH2 = tf.add(back('mlp.gate_proj', h2, dGate), back('mlp.up_proj', h2, dUp));
   sink.scale(name2, dH2, saved.unit2);
   const dMiddle = tf.add(
     dy,
     rmsNormBackward(dH2, model.parameter(name2), { unit: saved.unit2, inverse: saved.inverse2 }),
   );
 
-  const dH1 = attentionBackward(model, back, dMiddle, saved, { batch, length });
   const name1 = layerName(layer, 'input_layernorm.weight');
+  const h1 = once(() => tf.mul(saved.unit1, model.parameter(name1)));
+  const dH1 = attentionBackward(model, back, h1, dMiddle, saved, { batch, length });
   sink.scale(name1, dH1, saved.unit1);
   return tf.add(dMiddle, rmsNormBackward(dH1, model.parameter(name1), { unit: saved.unit1, inverse: saved.inverse1 }));
 }
 
+/** Backward of one of the block's linear layers: its kind, its input (made when asked for), its output's gradient. */
+type Back = (kind: string, x: () => Tensor, d: Tensor) => Tensor;
+
+function once(make: () => Tensor): () => Tensor {
+  let made: Tensor | undefined;
+  return () => {
+    made ??= make();
+    return made;
+  };
+}
+
 function attentionBackward(
   model: EngineModel,
-  back: (kind: string, x: Tensor, d: Tensor) => Tensor,
+  back: Back,
+  h1: () => Tensor,
   dMiddle: Tensor,
   saved: Saved,
   { batch, length }: BlockShape,
@@ -134,7 +138,7 @@ function attentionBackward(
   const { heads, kvHeads, headDim } = model.config;
   const group = heads / kvHeads;
   const rope = model.rope(length);
-  const dContext = back('self_attn.o_proj', saved.context, dMiddle);
+  const dContext = back('self_attn.o_proj', () => saved.context, dMiddle);
   const dHeads = tf.reshape(splitHeads(dContext, batch, length, heads, headDim), [
     batch * kvHeads,
     group * length,
@@ -151,8 +155,8 @@ function attentionBackward(
   const dq = unrotate(dQ, heads, rope.qCos, rope.qSin);
   const dk = unrotate(dK, kvHeads, rope.kCos, rope.kSin);
   const dv = joinHeads(dV, batch, length, kvHeads, headDim);
-  const fromQ = back('self_attn.q_proj', saved.h1, dq);
-  const fromK = back('self_attn.k_proj', saved.h1, dk);
-  const fromV = back('self_attn.v_proj', saved.h1, dv);
+  const fromQ = back('self_attn.q_proj', h1, dq);
+  const fromK = back('self_attn.k_proj', h1, dk);
+  const fromV = back('self_attn.v_proj', h1, dv);
   return tf.addN([fromQ, fromK, fromV]);
 }

@@ -34,8 +34,8 @@ export function runBlocks(
   let current = tf.clone(x);
   for (let layer = from; layer < to; layer++) {
     const next = tf.tidy(() => {
-      const { y, saved } = blockForward(model, adapter, layer, current, shape);
-      watch?.(layer, { x: current, y, inner: saved.inner });
+      const { y, inner } = blockForward(model, adapter, layer, current, shape);
+      watch?.(layer, { x: current, y, inner });
       return y;
     });
     current.dispose();

@@ -59,7 +59,7 @@ export function headLoss(
         if (sink === undefined) return undefined;
         // A row's weight goes on the narrow side of each product: scaling the gradient itself is one more pass over 25 MB.
         const rowWeights = tf.tensor2d(scored.weights.slice(at, end), [end - at, 1]);
-        if (trainHead) sink.weight(headName(model), tf.mul(h, rowWeights), gradient);
+        if (trainHead) sink.weight(headName(model), () => tf.mul(h, rowWeights), gradient);
         return tf.mul(matMul(gradient, weight), rowWeights);
       });
       if (piece !== undefined) pieces.push(piece);

@@ -61,8 +61,8 @@ export function joinHeads(x: Tensor, batch: number, length: number, heads: numbe
 
 /** Where gradients of a block's parameters go. The tensors given are collected by the caller's tidy: keep what is to last. */
 export interface GradientSink {
-  /** A linear layer's weight: dW = dy^T x. */
-  weight(name: string, x: Tensor, dy: Tensor): void;
+  /** A linear layer's weight: dW = dy^T x. `x` is made when asked for: most methods do not train most weights. */
+  weight(name: string, x: () => Tensor, dy: Tensor): void;
   /** A weight's gradient that comes ready made (the embedding's). */
   weightGradient(name: string, gradient: Tensor): void;
   bias(name: string, dy: Tensor): void;
@@ -97,7 +97,7 @@ export function linearBackward(
   adapter: EngineAdapter | undefined,
   layer: number,
   kind: string,
-  x: Tensor,
+  x: () => Tensor,
   dy: Tensor,
   sink: GradientSink,
 ): Tensor {
@@ -111,7 +111,8 @@ export function linearBackward(
     const scale = adapter!.scale;
     const dyb = matMul(dy, pair.b);
     // x A^T is made again rather than kept: rank columns of one product against a saved tensor a linear layer.
-    sink.lora(name, { x, xa: matMul(x, pair.a, false, true), dy, dyb, scale });
+    const input = x();
+    sink.lora(name, { x: input, xa: matMul(input, pair.a, false, true), dy, dyb, scale });
     dx = tf.add(dx, tf.mul(matMul(dyb, pair.a), scale));
   }
   return dx;

@@ -31,8 +31,8 @@ export class SumSink implements GradientSink {
   constructor(wanted: ReadonlySet<string>) {
     this.#wanted = wanted;
   }
-  weight(name: string, x: Tensor, dy: Tensor): void {
-    if (this.#wanted.has(name)) accumulate(this.gradients, name, matMul(dy, x, true));
+  weight(name: string, x: () => Tensor, dy: Tensor): void {
+    if (this.#wanted.has(name)) accumulate(this.gradients, name, matMul(dy, x(), true));
   }
   weightGradient(name: string, gradient: Tensor): void {
     if (this.#wanted.has(name)) accumulate(this.gradients, name, gradient);
