@@ -46,7 +46,7 @@ test('a private head: better than label scoring on held-out users, served from i
   assert.deepEqual([round.state, round.error], ['published', null]);
   const { champion, candidate } = round.verdict as Verdict;
   t.diagnostic(`weighted F1 ${champion.f1} -> ${candidate.f1} at epsilon ${round.epsilon}`);
-  assert.ok(candidate.f1! > champion.f1! + 0.3 && candidate.f1! > 0.75, `${champion.f1} -> ${candidate.f1}`);
+  assert.ok(candidate.f1! > champion.f1! + 0.3 && candidate.f1! > 0.6, `${champion.f1} -> ${candidate.f1}`);
   assert.ok(round.epsilon > 3.9 && round.epsilon <= 4);
   const version = await getVersion(d.db, 2);
   const base = await getVersion(d.db, 1);

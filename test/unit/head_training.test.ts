@@ -4,6 +4,7 @@ import { makePlan, SecureStream } from '../../src/learn/privacy/index.ts';
 import {
   type HeadExample,
   LEARNING_RATE,
+  learningRate,
   probabilities,
   standardised,
   standardOf,
@@ -73,7 +74,8 @@ test('one unit more or less moves a step by at most the sensitivity, however man
   const without = await run(many);
   const withLoud = await run([...many, loud]);
   const moved = norm(without.weight.map((w, i) => w - withLoud.weight[i]!));
-  const bound = LEARNING_RATE / 10;
+  // The rate of this plan: noise 1, one step, ten expected units.
+  const bound = 10 / 10;
   assert.ok(moved <= bound && moved > 0.9 * bound, `${moved} of at most ${bound}`);
 });
 
@@ -100,6 +102,24 @@ test('without clipping in the way a step is the gradient of the mean loss of eac
     const slope = (loss(at(1e-2)) - loss(at(-1e-2))) / 2e-2;
     near((start.weight[i]! - weight[i]!) / LEARNING_RATE, slope, 2e-3);
   }
+});
+
+test('the rate falls with the noise so that a logit is not drowned, and comes from public numbers alone', () => {
+  const rate = (noiseMultiplier: number, steps: number, units: number): number =>
+    learningRate(
+      makePlan({
+        units,
+        expectedUnits: 100,
+        steps,
+        delta: 1e-6,
+        noiseMultiplier,
+        clip: { kind: 'auto-s' },
+        unit: 'user',
+      }),
+    );
+  assert.equal(rate(0.1, 4, 50), LEARNING_RATE);
+  near(rate(10, 16, 50), 2.5, 1e-9);
+  assert.equal(rate(10, 16, 50), rate(10, 16, 5000));
 });
 
 test('the same plan replays; nobody drawn is a step of noise all the same', async () => {

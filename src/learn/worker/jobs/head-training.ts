@@ -132,7 +132,7 @@ export function startFrom(templates: readonly (readonly Float32Array[])[]): Head
 
 export const LEARNING_RATE = 40;
 /** Standard deviation that the noise of all steps together may give a logit. */
-const LOGIT_NOISE = 1.5;
+const LOGIT_NOISE = 1;
 
 /** From the plan's public numbers alone: 40, or less where that much noise would drown the start. */
 export const learningRate = (plan: DpPlan): number =>
