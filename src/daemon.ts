@@ -60,9 +60,13 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
       ended();
     }
   };
-  options.signal?.addEventListener('abort', () => void stop().catch(() => undefined), { once: true });
+  // A start that is called off must not wait for what it waits for: a database, a version that can be loaded.
+  const calledOff = new Promise<never>((_, reject) => {
+    const off = () => reject(new LearndError('canceled', 'the start was called off'));
+    options.signal?.addEventListener('abort', () => void stop().then(off, off), { once: true });
+  });
   try {
-    return await start(options, scope, stop, done);
+    return await Promise.race([start(options, scope, stop, done), calledOff]);
   } catch (error) {
     await stop().catch(second => log.warn('stopping after a failed start', { error: second }));
     throw error;
@@ -84,6 +88,7 @@ async function start(
   scope.defer('telemetry', () => telemetry.close());
 
   let parts: StoreParts | undefined;
+  let waiting: string | undefined;
   let control: Control | undefined;
   let intake: KafkaIntake | undefined;
   const stats = new ServingStats();
@@ -91,7 +96,7 @@ async function start(
   const ports = storePorts({
     settings,
     parts: () => parts,
-    notReady: () => [],
+    notReady: () => (waiting === undefined ? [] : [waiting]),
     metrics: () => telemetry.metricsText(),
     onServed: served => {
       stats.record({
@@ -123,7 +128,13 @@ async function start(
   writeDaemonFile(settings.data, serving.url);
   scope.defer('daemon.json', () => rmSync(join(settings.data, 'daemon.json'), { force: true }));
 
-  const db = await openStore(settings, log, scope, options.signal);
+  const db = await openStore(settings, log, scope, {
+    signal: options.signal,
+    onWait: error => {
+      waiting = oneLine(error);
+    },
+  });
+  waiting = undefined;
   const artifacts = await openArtifacts(settings.artifacts_url ?? join(settings.data, 'artifacts'));
   const secret = await deploymentSecret(db);
   const newKey = await adminKey(db, settings, log);
@@ -151,6 +162,8 @@ async function start(
     control.publishTo(eventLog);
     if (settings.kafka.exchanges) exchangeLoop(db, settings, eventLog, log, scope);
   }
+  // Ends first: answers in flight finish and are stored before anything they need is taken away.
+  scope.defer('answers', () => serving.close());
   log.info('ready', { url: serving.url, roles: settings.roles.join(',') });
   return { url: serving.url, newKey, stop, done };
 }
@@ -206,7 +219,7 @@ async function openStore(
   settings: Settings,
   log: Log,
   scope: Scope,
-  signal: AbortSignal | undefined,
+  waiting: { signal: AbortSignal | undefined; onWait: (error: LearndError) => void },
 ): Promise<Database> {
   let url = settings.database_url;
   if (url === undefined) {
@@ -219,7 +232,8 @@ async function openStore(
   await waitForDatabase(db, {
     log,
     forMs: settings.database_url === undefined ? 30_000 : Number.POSITIVE_INFINITY,
-    ...(signal && { signal }),
+    onWait: waiting.onWait,
+    ...(waiting.signal && { signal: waiting.signal }),
   });
   await migrate(db, { log });
   return db;

@@ -21,15 +21,18 @@ export async function run(options: StartOptions): Promise<void> {
   ensureNative();
   const { startDaemon } = await import('../daemon.ts');
   const starting = new AbortController();
+  const begun = startDaemon({ settings, log, signal: starting.signal });
   let stopping = false;
-  let stop: (() => Promise<void>) | undefined;
   const end = async (signal: string) => {
     if (stopping) process.exit(1);
     stopping = true;
     log.info(`${signal}: stopping; answers in flight finish first`);
     starting.abort();
     try {
-      await stop?.();
+      await begun.then(
+        daemon => daemon.stop(),
+        () => undefined, // the start was called off, and cleaned up after itself
+      );
       log.info('stopped');
       process.exit(0);
     } catch (error) {
@@ -41,9 +44,10 @@ export async function run(options: StartOptions): Promise<void> {
   process.on('unhandledRejection', error =>
     log.error(`a background task failed: ${oneLine(error)}`, { stack: asLearndError(error).stack }),
   );
-  const daemon = await startDaemon({ settings, log, signal: starting.signal });
-  stop = daemon.stop;
-  if (stopping) return;
+  const daemon = await begun.catch(error => {
+    if (!stopping) throw error;
+  });
+  if (daemon === undefined || stopping) return;
   if (daemon.newKey !== undefined) {
     process.stdout.write(`\nadmin key (shown once; also in ${settings.data}/admin.key): ${daemon.newKey}\n`);
   }

@@ -1,3 +1,4 @@
+import { sleep } from '../base/clock.ts';
 import { LearndError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Settings } from '../base/settings.ts';
@@ -24,6 +25,8 @@ export interface ControlPort {
   lag(): Promise<Record<string, unknown>>;
   replayDeadLetters(): Promise<unknown>;
 }
+
+const LAG_WITHIN_MS = 2_000;
 
 export function controlPort(parts: {
   db: Database;
@@ -76,7 +79,11 @@ export function controlPort(parts: {
       const waiting = await waitingCounts(db);
       const eventLog = parts.announcements();
       if (eventLog === undefined) return { ...waiting, kafka: null };
-      const topics = await eventLog.lag().catch(() => null);
+      // Brokers that are away take long to say so; the state says it at once.
+      const topics =
+        eventLog.state === 'connected'
+          ? await Promise.race([eventLog.lag().catch(() => null), sleep(LAG_WITHIN_MS).then(() => null)])
+          : null;
       return { ...waiting, kafka: { state: eventLog.state, topics } };
     },
     async replayDeadLetters() {

@@ -1,5 +1,5 @@
 import { type Clock, sleep, systemClock } from '../base/clock.ts';
-import { oneLine } from '../base/errors.ts';
+import { LearndError, oneLine } from '../base/errors.ts';
 import { type Loop, startLoop } from '../base/loop.ts';
 import type { Signals } from '../events/signals.ts';
 import { epsilon } from '../learn/privacy/accountant.ts';
@@ -78,13 +78,24 @@ export async function startControl(parts: CycleParts): Promise<Control> {
     failed = reject;
   });
   if (!leads) arrived();
+  const stopped = new AbortController();
+  // Another process may lead: then this one only waits until that one has made the first version.
+  const firstVersion = async (): Promise<void> => {
+    while (!stopped.signal.aborted) {
+      const there = await aliasVersion(db, 'champion').catch(() => undefined); // a database that is away: the next look tells
+      if (there !== undefined) return arrived();
+      await sleep(500, stopped.signal);
+    }
+  };
+  if (leads) void firstVersion();
 
   const lead = async ({ fence, signal }: { fence: number; signal: AbortSignal }): Promise<void> => {
     try {
       await bootstrap(roundPorts(parts, { policy, fence }), signal);
       arrived();
     } catch (error) {
-      failed(error);
+      // With the lead lost in between, the next leader makes it: this process or another.
+      if (!signal.aborted) failed(error);
       throw error;
     }
     const scorer = new ComputeWorker({ threads: settings.train.threads, idleMs: SCORER_IDLE_MS });
@@ -100,8 +111,8 @@ export async function startControl(parts: CycleParts): Promise<Control> {
       if (topic === 'round') loops[2]?.wake();
     });
     while (!signal.aborted) await sleep(3_600_000, signal);
-    await unlisten();
     await Promise.all(loops.map(loop => loop.stop()));
+    await unlisten();
     await scorer.close();
   };
   const leadership = leads ? campaign(db, { log, work: lead }) : undefined;
@@ -121,6 +132,8 @@ export async function startControl(parts: CycleParts): Promise<Control> {
       announcements = eventLog;
     },
     stop: async () => {
+      stopped.abort();
+      failed(new LearndError('canceled', 'the start was called off'));
       await leadership?.stop();
       await policy.stop();
     },

@@ -214,7 +214,7 @@ export function connect(url: string, options: { log: Log; max?: number }): Datab
  */
 export async function waitForDatabase(
   db: Queryable,
-  options: { log: Log; forMs?: number; signal?: AbortSignal },
+  options: { log: Log; forMs?: number; signal?: AbortSignal; onWait?: (error: LearndError) => void },
 ): Promise<void> {
   const until = Date.now() + (options.forMs ?? 60_000);
   let said = false;
@@ -226,6 +226,7 @@ export async function waitForDatabase(
     } catch (thrown) {
       const error = asLearndError(thrown);
       if (!error.retriable || Date.now() + wait > until || options.signal?.aborted) throw error;
+      options.onWait?.(error);
       if (!said) options.log.warn('waiting for the database', { error });
       said = true;
       await sleep(wait, options.signal);
