@@ -1,4 +1,4 @@
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Blob, VersionFiles, VersionManifest } from '../../learn/model/version.ts';
 import type { WrittenBlob } from '../../learn/worker/types.ts';
@@ -24,17 +24,17 @@ export async function keep(artifacts: Artifacts, written: WrittenBlob, ext: stri
   return blob;
 }
 
-export type LanguageFiles = Pick<VersionFiles, 'model' | 'adapter' | 'logitBias'>;
-
 /** The language model of a manifest, as engines open it. */
 export async function languageFiles(
   artifacts: Artifacts,
-  manifest: Pick<VersionManifest, 'model' | 'adapter'>,
-): Promise<Pick<VersionFiles, 'model' | 'adapter'>> {
+  manifest: Pick<VersionManifest, 'model' | 'adapter' | 'logit_bias'>,
+): Promise<Pick<VersionFiles, 'model' | 'adapter' | 'logitBias'>> {
+  const { model, adapter, logit_bias } = manifest;
   return {
-    model: await artifacts.path(manifest.model),
-    ...(manifest.adapter && {
-      adapter: { path: await artifacts.path(manifest.adapter), scale: manifest.adapter.scale },
+    model: await artifacts.path(model),
+    ...(adapter && { adapter: { path: await artifacts.path(adapter), scale: adapter.scale } }),
+    ...(logit_bias && {
+      logitBias: JSON.parse(await readFile(await artifacts.path(logit_bias), 'utf8')) as Array<[number, number]>,
     }),
   };
 }

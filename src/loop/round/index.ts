@@ -5,6 +5,7 @@ import { settle, unsettled } from '../../store/ledger.ts';
 import { appendEvent } from '../../store/outbox.ts';
 import { getRound, type RoundRow } from '../../store/rounds.ts';
 import { compressStep } from './compress.ts';
+import { removeFolder } from './files.ts';
 import { evaluateStep, gateStep, publishStep } from './judge.ts';
 import { type MachineContext, runRound as run } from './machine.ts';
 import { planStep } from './plan.ts';
@@ -21,8 +22,12 @@ export { type RoundRequest, startRound } from './start.ts';
  * @throws LearndError('canceled') on `signal`, the round stays resumable; 'conflict' when another leader has taken it over;
  *   'dependency' when the database is away for long. A step that fails does not throw: the round ends in state `failed`.
  */
-export const runRound = (ports: RoundPorts, id: number, signal: AbortSignal): Promise<RoundRow> =>
-  run(machineOf(ports), id, signal);
+export async function runRound(ports: RoundPorts, id: number, signal: AbortSignal): Promise<RoundRow> {
+  const round = await run(machineOf(ports), id, signal);
+  // What a killed attempt left behind, where none came after it.
+  await removeFolder(ports.settings.data, id);
+  return round;
+}
 
 const machineOf = (ports: RoundPorts): MachineContext => ({
   db: ports.db,

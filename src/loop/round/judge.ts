@@ -32,6 +32,11 @@ const seedOf = ({ card, items }: Measured): Seed => ({
   documents: items.documents.map(({ nll, tokens }) => ({ nll, tokens })),
 });
 
+const unmeasured = (evaluation: unknown): boolean => {
+  const card = evaluation as Partial<Card> | null;
+  return (card?.perplexity ?? card?.f1 ?? card?.tokens_per_second ?? null) === null;
+};
+
 /** Champion and candidate on held-out users. A round that only measures ends here, with the champion's new card. */
 export function evaluateStep(ports: RoundPorts): Step {
   return async (round, signal) => {
@@ -64,7 +69,15 @@ export function evaluateStep(ports: RoundPorts): Step {
           },
         };
       const measured: Figures = { champion: champion.card, candidate: candidate.card, seed: seedOf(candidate) };
-      return { to: 'evaluated', work: { measured } };
+      return {
+        to: 'evaluated',
+        work: { measured },
+        commit: async tx => {
+          // The base of a deployment comes without figures: there was nothing to measure it on.
+          if (unmeasured(parent.evaluation)) await setEvaluation(tx, parent.n, champion.card);
+          return {};
+        },
+      };
     } finally {
       await worker.close();
     }
