@@ -25,7 +25,7 @@ export interface TrainRequest {
   readonly plan?: DpPlan;
   readonly steps?: number;
   readonly batch?: number;
-  /** Default `defaultOptimizer(method, private)`. */
+  /** Default `defaultOptimizer`. */
   readonly optimizer?: OptimizerSettings;
   readonly schedule?: { readonly kind: Schedule; readonly warmup?: number; readonly floor?: number };
   /** Padded tokens a microbatch: bounds memory. Default 1024. */
@@ -69,12 +69,16 @@ export interface TrainResult {
   readonly outOfTime: boolean;
 }
 
-/** Settings that worked: private norm scales Adam(.9, .99) at .02 (reference runs on SmolLM2-135M, 5 to 12 steps of 400 to 600 units). */
-export function defaultOptimizer(method: Method, isPrivate: boolean): OptimizerSettings {
-  if (method.kind === 'norms') return { kind: 'adam', learningRate: 0.02, betas: [0.9, 0.99] };
-  if (method.kind === 'lora')
-    return { kind: 'adam', learningRate: isPrivate ? 1e-3 : 5e-4, betas: [0.9, 0.99], weightDecay: 0 };
-  return { kind: 'adam', learningRate: isPrivate ? 1e-4 : 5e-5, betas: [0.9, 0.99], weightDecay: isPrivate ? 0 : 0.01 };
+/**
+ * Settings that worked, on SmolLM2-135M (hidden 576) and 1,000 inquiries (base perplexity 116 on held-out ones):
+ * private norm scales, Adam(.9, .99) at .02, 8 steps of 500 units, epsilon 8: 71; LoRA of rank 8 without privacy, 2e-3, 20 steps
+ * of 24: 27. Rates of matrices fall with the width, as a wider layer adds up more of them.
+ */
+export function defaultOptimizer(method: Method, isPrivate: boolean, hidden: number): OptimizerSettings {
+  const betas: [number, number] = [0.9, 0.99];
+  if (method.kind === 'norms') return { kind: 'adam', learningRate: 0.02, betas };
+  if (method.kind === 'lora') return { kind: 'adam', learningRate: Math.min(0.01, 1.15 / hidden), betas };
+  return { kind: 'adam', learningRate: Math.min(1e-3, 0.03 / hidden), betas, weightDecay: isPrivate ? 0 : 0.01 };
 }
 
 /**
@@ -86,7 +90,9 @@ export async function* train(request: TrainRequest): AsyncGenerator<TrainProgres
   checkRequest(request);
   const stream = request.seed === undefined ? new SecureStream() : streamFor(request.seed, 'training');
   const training = prepareTraining(model, method, stream, request.adapter);
-  const optimizer = createOptimizer(request.optimizer ?? defaultOptimizer(method, plan !== undefined));
+  const optimizer = createOptimizer(
+    request.optimizer ?? defaultOptimizer(method, plan !== undefined, model.config.hidden),
+  );
   try {
     const steps = plan?.steps ?? request.steps!;
     const minibatches = plan === undefined ? minibatchesOf(units.flat(), request.batch!, stream) : undefined;
