@@ -158,6 +158,25 @@ test('private LoRA runs with Poisson samples, empty ones included', async () => 
   model.dispose();
 });
 
+test('a token bias takes part in training', async () => {
+  const model = load();
+  const tokenBias = new Float32Array(32).fill(-30);
+  tokenBias[3] = 30;
+  const request = {
+    model,
+    method: { kind: 'norms', layers: 1 } as const,
+    units: [[{ tokens: [1, 3] }]],
+    steps: 1,
+    batch: 1,
+  };
+  const sgd = { kind: 'sgd', learningRate: 1e-3 } as const;
+  // With the bias token 3 is certain, so there is nothing to learn; without, there is.
+  await assert.rejects(trainToEnd({ ...request, tokenBias, optimizer: sgd }), /nothing was learned/);
+  assert.ok((await trainToEnd({ ...request, optimizer: sgd })).losses[0]! > 1);
+  await assert.rejects(trainToEnd({ ...request, tokenBias: new Float32Array(5) }), { field: 'tokenBias' });
+  model.dispose();
+});
+
 test('cancel, time limit and senseless requests end with a clear result', async () => {
   const model = load();
   const request = { model, method: { kind: 'lora', rank: 2 } as const, units: [counting], steps: 1000, batch: 4 };

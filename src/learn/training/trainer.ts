@@ -34,6 +34,8 @@ export interface TrainRequest {
   readonly seed?: Uint8Array;
   /** An adapter that is part of the forward pass and stays as it is (for `norms`). */
   readonly adapter?: EngineAdapter;
+  /** [vocabSize], added to the logits in training as it will be in serving (a vocabulary bias); not trained. */
+  readonly tokenBias?: Float32Array;
   /** Memory for the frozen lower blocks' outputs, computed once an example. Default 1 GiB. */
   readonly cacheBytes?: number;
   /** Training ends after the step in which this many seconds have passed. */
@@ -89,16 +91,18 @@ export async function* train(request: TrainRequest): AsyncGenerator<TrainProgres
   const { model, method, plan, units } = request;
   checkRequest(request);
   const stream = request.seed === undefined ? new SecureStream() : streamFor(request.seed, 'training');
-  const training = prepareTraining(model, method, stream, request.adapter);
   const optimizer = createOptimizer(
     request.optimizer ?? defaultOptimizer(method, plan !== undefined, model.config.hidden),
   );
+  const training = prepareTraining(model, method, stream, request.adapter);
+  const tokenBias = request.tokenBias === undefined ? undefined : tensorflow().tensor1d(request.tokenBias);
   try {
     const steps = plan?.steps ?? request.steps!;
     const minibatches = plan === undefined ? minibatchesOf(units.flat(), request.batch!, stream) : undefined;
     const options: PassOptions = {
       maxTokens: request.maxTokens ?? 1024,
       cache: training.trainable.from > 0 ? new HiddenCache(request.cacheBytes ?? 2 ** 30) : undefined,
+      tokenBias,
       onMicrobatch: async () => {
         await nextTurn();
         if (request.signal?.aborted)
@@ -148,6 +152,7 @@ export async function* train(request: TrainRequest): AsyncGenerator<TrainProgres
     };
   } finally {
     optimizer.dispose();
+    tokenBias?.dispose();
     training.dispose();
   }
 }
@@ -254,7 +259,12 @@ function checkChange(change: number, step: number): number {
   );
 }
 
-function checkRequest({ plan, steps, batch, units }: TrainRequest): void {
+function checkRequest({ plan, steps, batch, units, model, tokenBias }: TrainRequest): void {
+  if (tokenBias !== undefined && tokenBias.length !== model.config.vocabSize)
+    throw invalid(
+      'tokenBias',
+      `the token bias has ${tokenBias.length} entries, the vocabulary ${model.config.vocabSize}`,
+    );
   if (plan !== undefined) {
     if (plan.units !== units.length)
       throw invalid('units', `the plan was made for ${plan.units} units, the training has ${units.length}`);

@@ -16,6 +16,8 @@ export interface BackwardOptions {
   readonly input?: Tensor;
   /** The vocabulary matrices' gradients are wanted (embedding and head, or the one matrix that is both). */
   readonly vocabulary?: boolean;
+  /** [vocabSize], added to the logits and not trained. Not disposed. */
+  readonly tokenBias?: Tensor;
 }
 
 /**
@@ -43,7 +45,7 @@ export function lossBackward(
     x = block.y;
     saved.push(block.saved);
   }
-  const { losses, dHidden } = headLoss(model, x, scored, { sink, trainHead: vocabulary });
+  const { losses, dHidden } = headLoss(model, x, scored, { sink, trainHead: vocabulary, tokenBias: options.tokenBias });
   x.dispose();
   let d = dHidden!;
   for (let layer = model.config.layers - 1; layer >= from; layer--) {

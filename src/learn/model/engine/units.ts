@@ -70,6 +70,8 @@ export interface PassOptions {
   /** Padded tokens a microbatch. */
   readonly maxTokens: number;
   readonly cache?: HiddenCache;
+  /** [vocabSize], part of the model that is trained: a vocabulary bias released before. Not disposed. */
+  readonly tokenBias?: Tensor;
   /** Awaited after each microbatch: the place to let other work run, or to throw in order to stop. */
   readonly onMicrobatch?: () => void | Promise<void>;
 }
@@ -142,10 +144,10 @@ function pass(
   scored: ReturnType<typeof scoredRows>,
   sink: SumSink | UnitSink,
   { adapter, from, vocabulary }: Trainable,
-  { cache }: PassOptions,
+  { cache, tokenBias }: PassOptions,
 ): Float32Array {
   const input = from > 0 && cache !== undefined ? cache.input(model, batch, members, { from, adapter }) : undefined;
-  const losses = lossBackward(model, batch, scored, sink, { adapter, from, input, vocabulary });
+  const losses = lossBackward(model, batch, scored, sink, { adapter, from, input, vocabulary, tokenBias });
   input?.dispose();
   return losses;
 }
