@@ -7,7 +7,7 @@ const jobs: Record<JobName, () => Promise<Job>> = {
   classify: async () => (await import('./jobs/classify.ts')).classify,
   features: async () => (await import('./jobs/features.ts')).features,
   'feature-model': async () => (await import('./jobs/feature-model.ts')).featureModel,
-  'train-head': async () => (await import('./jobs/train-head.ts')).trainHeadJob,
+  'train-head': async () => (await import('./jobs/train-head.ts')).trainHead,
   'train-norms': async () => (await import('./jobs/train-norms.ts')).trainNorms,
   'train-lora': async () => (await import('./jobs/train-lora.ts')).trainLora,
   'pretrain-scratch': async () => (await import('./jobs/pretrain-scratch.ts')).pretrainScratch,

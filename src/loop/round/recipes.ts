@@ -3,6 +3,7 @@
  * nothing of a deployment's private data decides how it is trained.
  */
 import type { Clip } from '../../learn/privacy/plan.ts';
+import { HEAD_CLIP, HEAD_STEPS } from '../../learn/training/head.ts';
 
 export interface Recipe {
   readonly steps: number;
@@ -12,8 +13,7 @@ export interface Recipe {
 }
 
 export const RECIPES: Readonly<Record<'head' | 'norms' | 'lora', Recipe>> = {
-  // Few full-batch steps, every unit normalised to 1.
-  head: { steps: 16, unitsPerStep: Number.POSITIVE_INFINITY, clip: { kind: 'auto-s' } },
+  head: { steps: HEAD_STEPS, unitsPerStep: Number.POSITIVE_INFINITY, clip: HEAD_CLIP },
   // Every unit normalised to 1, 400-600 units a step, 5-12 steps.
   norms: { steps: 8, unitsPerStep: 500, clip: { kind: 'auto-s' } },
   lora: { steps: 20, unitsPerStep: 250, clip: { kind: 'auto-s' } },
