@@ -10,7 +10,7 @@ import type { Log } from '../base/log.ts';
 import type { Answering, ConnectionMemory } from './answer.ts';
 import { parseJson } from './body.ts';
 import { errorBody, retryAfter, statusOf } from './errors.ts';
-import { ingestEvents } from './events.ts';
+import { ingestEvents, whollyRejected } from './events.ts';
 import type { Key, Keys } from './keys.ts';
 import { respond } from './responses.ts';
 import { UNSENT_BYTES_AT_MOST } from './sse.ts';
@@ -165,6 +165,9 @@ class Connection {
     if (events !== undefined && !Array.isArray(events)) throw invalid('events', 'events must be an array');
     const { at, limits } = this.#options;
     const report = await ingestEvents(at.ports, 'feedback', events ?? [event], limits.batch_events, 'socket');
+    // As over HTTP: what was refused whole is an error, not something accepted.
+    const wrong = whollyRejected(report);
+    if (wrong !== undefined) throw wrong;
     this.#send({ type: 'learnd.feedback.accepted', ...(event_id !== undefined && { event_id }), ...report });
   }
 
