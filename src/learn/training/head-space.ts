@@ -22,7 +22,8 @@ export function standardise(
     out[at + i] = value;
     square += value * value;
   }
-  const factor = empty || square === 0 ? 0 : 1 / Math.sqrt(square);
+  if (empty || square === 0) return out.fill(0, at, at + n);
+  const factor = 1 / Math.sqrt(square);
   for (let i = 0; i < n; i++) out[at + i]! *= factor;
   return out;
 }

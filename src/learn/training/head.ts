@@ -9,6 +9,7 @@
 import { invalid } from '../../base/errors.ts';
 import type { Head } from '../model/types.ts';
 import { type Clip, type DpPlan, type Mechanism, makePlan } from '../privacy/index.ts';
+import { addOuter, logits, outerNorm, softmaxRow } from './head-kernels.ts';
 import { publicStatistics, standardise, TrainingSpace } from './head-space.ts';
 
 export interface HeadUnit {
@@ -121,7 +122,8 @@ function check(request: HeadRequest): void {
   if (labels.length < 2) throw invalid('labels', 'a classifier needs at least two labels');
   if (labelFeatures.length !== labels.length || labelFeatures.some(rows => rows.length === 0))
     throw invalid('labelFeatures', `must hold at least one feature for each of the ${labels.length} labels`);
-  const hidden = publicFeatures[0]?.length;
+  if (publicFeatures.length < 2) throw invalid('publicFeatures', 'must hold features of public sentences');
+  const hidden = publicFeatures[0]!.length;
   for (const unit of units) {
     for (const { feature, label } of unit.examples) {
       if (!(Number.isInteger(label) && label >= 0 && label < labels.length))
@@ -274,76 +276,21 @@ async function descend(input: Descent): Promise<{ weight: Float64Array; steps: n
 /** Without noise a gradient is scaled to length 1 as well: the steps are then alike. */
 const scaleAlone = (norm: number): number => (Number.isFinite(norm) ? 1 / (norm + 1e-3) : 0);
 
-/**
- * Adds a unit's clipped mean gradient to `sum`, and returns its mean loss. The gradient of one example is the outer product of
- * its errors and its feature, so the norm of the mean follows from the two Gram matrices of the unit's examples, and nothing of
- * the size of the weights is made for each unit.
- */
+/** Adds a unit's clipped mean gradient to `sum`, and returns its mean loss. */
 function addUnit(input: Descent, unit: Unit, weight: Float64Array, plan: DpPlan | null, sum: Float64Array): number {
   const { features, truth, hidden } = input;
   const labels = weight.length / hidden;
   const n = unit.to - unit.from;
   const errors = new Float64Array(n * labels);
+  logits(features, unit.from, n, weight, hidden, errors);
   let loss = 0;
   for (let e = 0; e < n; e++) {
-    const at = (unit.from + e) * hidden;
     const label = truth[unit.from + e]!;
-    loss -= softmaxInto(errors, e * labels, labels, weight, features, at, hidden, label) / n;
+    loss -= softmaxRow(errors, e * labels, labels, label) / n;
     errors[e * labels + label]! -= 1;
   }
-  let square = 0;
-  for (let a = 0; a < n; a++) {
-    for (let b = 0; b <= a; b++) {
-      let errorDot = 0;
-      for (let c = 0; c < labels; c++) errorDot += errors[a * labels + c]! * errors[b * labels + c]!;
-      if (errorDot === 0) continue;
-      const atA = (unit.from + a) * hidden;
-      const atB = (unit.from + b) * hidden;
-      let dot = 0;
-      for (let i = 0; i < hidden; i++) dot += features[atA + i]! * features[atB + i]!;
-      square += (a === b ? 1 : 2) * errorDot * dot;
-    }
-  }
-  const norm = Math.sqrt(Math.max(0, square)) / n;
-  const factor = (plan === null ? scaleAlone(norm) : plan.clipFactor(norm)) / n;
-  if (!(factor > 0)) return loss;
-  for (let e = 0; e < n; e++) {
-    const at = (unit.from + e) * hidden;
-    for (let c = 0; c < labels; c++) {
-      const error = errors[e * labels + c]! * factor;
-      const row = c * hidden;
-      for (let i = 0; i < hidden; i++) sum[row + i]! += error * features[at + i]!;
-    }
-  }
+  const norm = outerNorm(features, unit.from, n, errors, hidden) / n;
+  const factor = plan === null ? scaleAlone(norm) : plan.clipFactor(norm);
+  if (factor > 0) addOuter(features, unit.from, n, errors, factor / n, hidden, sum);
   return loss;
-}
-
-/** Writes the probabilities of one example, and returns the logarithm of the true label's. */
-function softmaxInto(
-  out: Float64Array,
-  from: number,
-  labels: number,
-  weight: Float64Array,
-  features: Float32Array,
-  at: number,
-  hidden: number,
-  label: number,
-): number {
-  let top = Number.NEGATIVE_INFINITY;
-  for (let c = 0; c < labels; c++) {
-    const row = c * hidden;
-    let logit = 0;
-    for (let i = 0; i < hidden; i++) logit += weight[row + i]! * features[at + i]!;
-    out[from + c] = logit;
-    if (logit > top) top = logit;
-  }
-  const truth = out[from + label]! - top;
-  let total = 0;
-  for (let c = 0; c < labels; c++) {
-    const power = Math.exp(out[from + c]! - top);
-    out[from + c] = power;
-    total += power;
-  }
-  for (let c = 0; c < labels; c++) out[from + c]! /= total;
-  return truth - Math.log(total);
 }
