@@ -12,7 +12,8 @@ const secret = Buffer.from('a secret of this deployment');
 /** Jaccard similarity by the definition, as the oracle for the sketch. */
 function jaccard(a: string, b: string): number {
   const shingles = (text: string) => {
-    const normal = normalize(text);
+    // A text shorter than a shingle is padded to one.
+    const normal = normalize(text).padEnd(normalize(text) === '' ? 0 : 5);
     return new Set(Array.from({ length: Math.max(0, normal.length - 4) }, (_, i) => normal.slice(i, i + 5)));
   };
   const [one, two] = [shingles(a), shingles(b)];
