@@ -1,22 +1,17 @@
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import OpenAI from 'openai';
-import { cacheFolder } from '../../src/base/settings.ts';
 import { writeFeatureModel } from '../../src/learn/model/export.ts';
 import { openModel } from '../../src/learn/model/open.ts';
 import { json, startServing } from '../support/serving.ts';
+import { smollm2 } from '../support/smollm.ts';
 
-/** Where the first start of a daemon puts its base model. */
-const cached = join(cacheFolder(), 'models', 'SmolLM2-135M-Instruct.Q4_1.gguf');
-const model = process.env.LEARND_TEST_SMOLLM2 ?? (existsSync(cached) ? cached : undefined);
-
-test('SmolLM2-135M: answers, classifies, gives features', {
-  skip: model === undefined && 'SmolLM2 is not in the cache',
-}, async t => {
+test('SmolLM2-135M: answers, classifies, gives features', async t => {
+  const model = await smollm2(t);
+  if (model === undefined) return;
   const s = await startServing(t, { serve: { context: 1024 } });
-  const files = await s.version(1, { more: { model: model! } });
+  const files = await s.version(1, { more: { model } });
   const loaded = await s.serving.setChampion(files);
   assert.ok(loaded.contextLength === 1024);
   const openai = new OpenAI({ apiKey: 'admin-key', baseURL: `${s.url}/v1` });
@@ -58,7 +53,7 @@ test('SmolLM2-135M: answers, classifies, gives features', {
   assert.equal(found[0], 'card_arrival');
 
   const features = join(s.folder, 'features.gguf');
-  await writeFeatureModel(await openModel(model!), 10, features);
+  await writeFeatureModel(await openModel(model), 10, features);
   const [one, empty] = await s.serving.engine.call('features', { file: features, texts: ['a text', ''] });
   assert.equal(one!.length, 576);
   assert.ok(Math.hypot(...one!) > 1);
