@@ -219,8 +219,8 @@ test('stopping early charges the steps taken', async () => {
 
 test('rates follow from public numbers: labels, divisor, noise', () => {
   const plan = (request: object) => headPlan({ units: 9, expectedUnits: 300, epsilon: 8, delta: 1e-6, ...request });
-  assert.equal(totalRate(4, plan({})), 100);
-  assert.equal(totalRate(4, plan({ units: 900 })), 100, 'the private count does not move it');
+  assert.equal(totalRate(3, plan({})), 300);
+  assert.equal(totalRate(3, plan({ units: 900 })), 300, 'the private count does not move it');
   assert.ok(totalRate(40, plan({})) < 1000, 'bounded by the noise');
   assert.ok(totalRate(40, plan({ epsilon: 1 })) < totalRate(40, plan({})) / 4);
 });
