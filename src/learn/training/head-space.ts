@@ -40,8 +40,8 @@ export function publicStatistics(features: readonly Float32Array[]): { mean: Flo
 }
 
 /**
- * Public directions are stretched by at most 1 / sqrt(RIDGE) beside the average one. On BANKING77 and CLINC150 (15 intents, 250 users,
- * epsilon 8 to 1) ridges of 1 to 3 do alike and .3 loses one to two points at epsilon 1: 206 sentences say little about 576 directions.
+ * Public directions are stretched by at most 1 / sqrt(RIDGE) beside the average one. On BANKING77 and CLINC150 (15 intents, 250 users)
+ * ridges of 1 to 3 do alike and .3 is a point behind at epsilon 8: 206 sentences say little about 576 directions.
  */
 const RIDGE = 3;
 
