@@ -33,7 +33,7 @@ export async function run(options: DriftOptions): Promise<{ alarms: number[] }> 
   textLines(options.file).forEach((line, i) => {
     const value = Number(line);
     if (!Number.isFinite(value))
-      throw invalid('file', `value ${i + 1} is not a number: ${JSON.stringify(line.slice(0, 40))}`);
+      throw invalid('file', `${options.file}, value ${i + 1} is not a number: ${JSON.stringify(line.slice(0, 40))}`);
     if (detector.update(value).drift) alarms.push(i);
   });
   return { alarms };

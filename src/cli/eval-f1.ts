@@ -26,7 +26,7 @@ function pairOf(line: string, at: string): [string, string] {
 
 /** Weighted F1 of JSONL rows {"true": label, "predicted": label}, as scikit-learn computes it with zero_division=0. */
 export async function run(options: { file: string }): Promise<F1Report> {
-  const pairs = textLines(options.file).map((line, i) => pairOf(line, `row ${i + 1}`));
+  const pairs = textLines(options.file).map((line, i) => pairOf(line, `${options.file}, row ${i + 1}`));
   const { weighted, perClass } = weightedF1(
     pairs.map(([truth]) => truth),
     pairs.map(([, predicted]) => predicted),
