@@ -22,6 +22,7 @@ import { daemonMetrics } from './serve/metrics.ts';
 import { type StoreParts, storePorts, VersionOpener } from './serve/store-ports.ts';
 import { type Artifacts, openArtifacts } from './store/artifacts.ts';
 import { connect, type Database, waitForDatabase } from './store/database.ts';
+import { processStart } from './store/embedded/orphan.ts';
 import { startEmbedded } from './store/embedded.ts';
 import { queueExchange } from './store/exchange-outbox.ts';
 import { saveExchange } from './store/exchanges.ts';
@@ -267,36 +268,33 @@ function readToken(file: string): string | undefined {
 
 function refuseSecondDaemon(data: string): void {
   const file = join(data, 'daemon.json');
-  let pid: number;
+  let owner: { pid: number; started?: string };
   try {
-    pid = (JSON.parse(readFileSync(file, 'utf8')) as { pid: number }).pid;
+    owner = JSON.parse(readFileSync(file, 'utf8')) as typeof owner;
   } catch {
     return; // no file, or half of one: nobody to ask
   }
-  if (pid === process.pid || !isLearnd(pid)) return;
-  throw new LearndError('conflict', `a daemon runs on ${data} already (process ${pid})`, {
+  if (owner.pid === process.pid || !lives(owner)) return;
+  throw new LearndError('conflict', `a daemon runs on ${data} already (process ${owner.pid})`, {
     hint: 'stop it, or choose another --data',
     retriable: false,
   });
 }
 
-/** Process ids are used again after a restart: another program under that number is not ours. */
-function isLearnd(pid: number): boolean {
+/** Process ids are used again, in a container at once: another process under that number began at another time. */
+function lives({ pid, started }: { pid: number; started?: string }): boolean {
   try {
     process.kill(pid, 0);
-  } catch {
-    return false;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false; // any other error: it lives and is another user's
   }
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('learnd');
-  } catch {
-    return true; // no /proc here: the living process is taken for ours
-  }
+  // No times here (no /proc): the living process is taken for ours.
+  return started === undefined || processStart(pid) === started;
 }
 
 function writeDaemonFile(data: string, url: string): void {
   writeFileSync(
     join(data, 'daemon.json'),
-    `${JSON.stringify({ pid: process.pid, url, started_at: new Date().toISOString() })}\n`,
+    `${JSON.stringify({ pid: process.pid, started: processStart(process.pid), url, started_at: new Date().toISOString() })}\n`,
   );
 }

@@ -1,6 +1,7 @@
 /**
  * Exchanges on their way to the store. An answer never fails because the store is down: what cannot be saved waits in bounded memory
- * and is tried again, and the recent ones can be continued (`previous_response_id`) from memory meanwhile.
+ * and is tried again, and the recent ones can be continued (`previous_response_id`) from memory meanwhile. Once stored, the store is
+ * asked: an exchange that has been erased there must not live on here.
  */
 import { sleep } from '../base/clock.ts';
 import { oneLine } from '../base/errors.ts';
@@ -16,6 +17,8 @@ export class Exchanges {
   readonly #ports: Pick<ServePorts, 'saveExchange' | 'loadExchange'>;
   readonly #log: Log;
   readonly #recent = new Map<string, Exchange>();
+  /** Ids of recent ones that are not in the store yet. */
+  readonly #unstored = new Set<string>();
   readonly #waiting: Exchange[] = [];
   readonly #stop = new AbortController();
   #retrying: Promise<void> | undefined;
@@ -37,17 +40,36 @@ export class Exchanges {
   /** Resolves when it is stored, or after `patienceMs`: it is then stored later. Never throws. */
   async save(exchange: Exchange, patienceMs = 2_000): Promise<void> {
     this.#recent.set(exchange.responseId, exchange);
-    if (this.#recent.size > REMEMBERED) this.#recent.delete(this.#recent.keys().next().value!);
+    this.#unstored.add(exchange.responseId);
+    if (this.#recent.size > REMEMBERED) this.#forget(this.#recent.keys().next().value!);
     if (this.#retrying !== undefined) return this.#queue(exchange); // behind those that wait already
-    const saved = this.#ports.saveExchange(exchange).catch(error => {
-      this.#trouble = oneLine(error);
-      this.#queue(exchange);
-    });
+    const saved = this.#ports.saveExchange(exchange).then(
+      () => this.#unstored.delete(exchange.responseId),
+      error => {
+        this.#trouble = oneLine(error);
+        this.#queue(exchange);
+      },
+    );
     await Promise.race([saved, sleep(patienceMs)]);
   }
 
   async load(responseId: string): Promise<Exchange | undefined> {
-    return this.#recent.get(responseId) ?? (await this.#ports.loadExchange(responseId));
+    const recent = this.#recent.get(responseId);
+    if (recent !== undefined && this.#unstored.has(responseId)) return recent;
+    let stored: Exchange | undefined;
+    try {
+      stored = await this.#ports.loadExchange(responseId);
+    } catch (error) {
+      if (recent !== undefined) return recent;
+      throw error;
+    }
+    if (stored === undefined) this.#forget(responseId);
+    return stored;
+  }
+
+  #forget(responseId: string): void {
+    this.#recent.delete(responseId);
+    this.#unstored.delete(responseId);
   }
 
   /** One last try for those that wait; what is then still not stored is reported and given up. */
@@ -77,6 +99,7 @@ export class Exchanges {
         while (this.#waiting.length > 0) {
           const first = this.#waiting[0]!;
           await this.#ports.saveExchange(first);
+          this.#unstored.delete(first.responseId);
           if (this.#waiting[0] === first) this.#waiting.shift();
         }
       } catch (error) {

@@ -168,6 +168,8 @@ export class Serving {
     const closed = new Promise<void>(resolve => this.#server.close(() => resolve()));
     const drained = await this.#at.admission.drain(this.#options.serve.drain_seconds * 1_000);
     if (!drained) this.#log.warn('answers were cut off at the stop', { in_flight: this.#at.admission.inFlight });
+    // What has just ended still has its last frame to send.
+    await sleep(0);
     await this.#sockets.close();
     this.#server.closeIdleConnections();
     const patience = setTimeout(() => this.#server.closeAllConnections(), drained ? 1_000 : 0);

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { sleep } from '../../src/base/clock.ts';
 import { eventually, startTestDaemon, type TestDaemon, testFolder } from '../support/daemon.ts';
 import { documentEvents, documents } from '../support/documents.ts';
 import {
@@ -65,6 +66,12 @@ test('kill -9 of the engine, of the trainer, of PostgreSQL', { timeout: 600_000 
     await eventually('answers come', async () => (streamed.length >= 2 ? true : undefined), 60_000, 20);
     const before = children(daemon, 'engine')[0]!;
     process.kill(before.pid, 'SIGKILL');
+    await eventually(
+      'another engine is there',
+      async () => (children(daemon, 'engine').some(({ pid }) => pid !== before.pid) ? true : undefined),
+      60_000,
+      20,
+    );
     const at = streamed.length;
     await eventually(
       'answers come again',
@@ -112,6 +119,7 @@ test('kill -9 of the engine, of the trainer, of PostgreSQL', { timeout: 600_000 
           // A refusal is a clear 503, never a broken connection or an internal error.
           assert.match(String(error), /^Error: 503 .*PostgreSQL/);
         }
+        await sleep(25);
       }
     })();
     const id = await begin(daemon);

@@ -9,6 +9,7 @@ import {
   newestRound,
   QUICK_SETTINGS,
   quickPolicies,
+  type RoundState,
   roundIs,
   withDatabase,
 } from '../support/faults.ts';
@@ -98,15 +99,24 @@ test('kill -9 of the daemon: in ingest, in training, in evaluation, in promotion
     assert.equal(await daemon.stop(), 0);
   });
 
-  await t.test('in training', async () => {
-    daemon = await start(rule);
-    const { id } = await withDatabase(daemon.data, db =>
+  const noisedStep = (): Promise<RoundState> =>
+    withDatabase(daemon.data, db =>
       roundIs(db, 'a noised step', ({ state, progress }) => state === 'reserved' && (progress?.done ?? 0) >= 1),
     );
+
+  await t.test('in training: a stop that is asked for is no failed try, a kill is one', async () => {
+    daemon = await start(rule);
+    await noisedStep();
+    assert.equal(await daemon.stop(), 0);
+    daemon = await start(rule);
+    const { id, attempts } = await noisedStep();
+    assert.equal(attempts, 1);
     await killDaemon(daemon);
     daemon = await start(rule);
     await withDatabase(daemon.data, async db => {
-      assert.equal((await newestRound(db))!.id, id, 'the same round goes on');
+      const round = (await newestRound(db))!;
+      assert.equal(round.id, id, 'the same round goes on');
+      assert.ok(round.state !== 'reserved' || round.attempts <= 2, `${round.attempts} tries`);
       await assertSound(db);
     });
   });

@@ -90,12 +90,13 @@ export interface RoundState {
   readonly state: string;
   readonly progress: { readonly done: number; readonly total: number } | null;
   readonly error: string | null;
+  readonly attempts: number;
   readonly finished_at: Date | null;
 }
 
 export async function newestRound(db: Database): Promise<RoundState | undefined> {
   const { rows } = await db.query<RoundState>(
-    'select id, state, progress, error, finished_at from rounds order by id desc limit 1',
+    'select id, state, progress, error, attempts, finished_at from rounds order by id desc limit 1',
   );
   return rows[0];
 }
