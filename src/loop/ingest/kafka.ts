@@ -118,6 +118,8 @@ class KafkaLog implements EventLog {
       throw new LearndError('dependency', 'Kafka: the log is closed', { retriable: false });
     this.#producer ??= this.#connectProducer();
     const producer = this.#producer;
+    // It may fail while the topic is still being looked for below, with nobody waiting for it yet.
+    producer.catch(() => undefined);
     try {
       if (!this.#ensured.has(topic)) await this.#existing([topic]);
       this.#ensured.add(topic);
@@ -184,6 +186,8 @@ class KafkaLog implements EventLog {
       await admin.connect();
       return admin;
     })();
+    // Whoever asked first may have given up (a broker that is away) before it fails.
+    this.#admin.catch(() => undefined);
     return this.#admin;
   }
 
@@ -237,6 +241,8 @@ class KafkaLog implements EventLog {
     consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => {
       this.#joined = true;
       placing = this.#place(consumer, consumption, payload.memberAssignment, over);
+      // A batch waits for it and fails with it; without a batch it is the session's end that tells.
+      placing.catch(() => undefined);
     });
     try {
       await consumer.connect();
