@@ -10,7 +10,7 @@ export interface Counts {
 }
 
 /**
- * What a training view of a kind would take (round_rows.ts), by when it became so: not held out, not excluded, and looked at by the
+ * What a training view of a kind would take (round-rows.ts), by when it became so: not held out, not excluded, and looked at by the
  * monitor. A row counts as new when that was after the last view was frozen and the view does not hold it.
  */
 const newRows = (table: 'feedback' | 'documents', kind: 'feedback' | 'document', which: string): string => `

@@ -1,7 +1,7 @@
 /** Champion and candidate on held-out users: what the gate compares and what a version's card says. */
 import type { CallOptions } from '../../learn/worker/process.ts';
 import type { Queryable } from '../../store/database.ts';
-import { holdoutDocuments, holdoutLabels, type TaskLabels } from '../../store/round_rows.ts';
+import { holdoutDocuments, holdoutLabels, type TaskLabels } from '../../store/round-rows.ts';
 import { type Holdout, type Measurement, measure, type Subject } from './measure.ts';
 
 export { type Holdout, type Items, type Measurement, measure, type Subject } from './measure.ts';

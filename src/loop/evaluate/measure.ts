@@ -1,6 +1,6 @@
 import { weightedF1 } from '../../learn/metrics/f1.ts';
 import { perplexity } from '../../learn/metrics/perplexity.ts';
-import { scoredText } from '../../learn/metrics/scored_text.ts';
+import { scoredText } from '../../learn/metrics/scored-text.ts';
 import type { Card, VersionFiles } from '../../learn/model/version.ts';
 import type { ComputeWorker } from '../../learn/worker/client.ts';
 import type { CallOptions } from '../../learn/worker/process.ts';

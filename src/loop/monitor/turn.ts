@@ -1,7 +1,7 @@
 import { asLearndError, oneLine } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import type { Settings } from '../../base/settings.ts';
-import { scoredText } from '../../learn/metrics/scored_text.ts';
+import { scoredText } from '../../learn/metrics/scored-text.ts';
 import type { VersionFiles } from '../../learn/model/version.ts';
 import type { Scorer } from '../../learn/worker/types.ts';
 import { type AlarmSignal, clearAlarm, openAlarms, raiseAlarm } from '../../store/alarms.ts';

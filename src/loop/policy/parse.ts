@@ -3,7 +3,7 @@ import { isMap } from 'yaml';
 import { invalid } from '../../base/errors.ts';
 import { type Collector, type PolicySettings, reportIssues } from './collect.ts';
 import { compileExpression, type Expression, type Scope } from './expression.ts';
-import { parseActions } from './parse_actions.ts';
+import { parseActions } from './parse-actions.ts';
 import {
   DEFAULT_BUDGET,
   DEFAULT_COOLDOWN_MS,

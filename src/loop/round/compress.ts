@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import type { VersionManifest } from '../../learn/model/version.ts';
 import { PUBLIC_SENTENCES } from '../../learn/training/public-text.ts';
 import type { ModelResult } from '../../learn/worker/types.ts';
-import { publicTexts } from '../../store/round_rows.ts';
+import { publicTexts } from '../../store/round-rows.ts';
 import { noteProgress, type RoundRow } from '../../store/rounds.ts';
 import { failed } from './check.ts';
 import { freshFolder, keep, languageFiles, removeFolder } from './files.ts';

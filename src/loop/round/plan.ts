@@ -5,7 +5,7 @@ import { epsilon, noiseMultiplier } from '../../learn/privacy/accountant.ts';
 import { SEED_BYTES } from '../../learn/privacy/noise.ts';
 import type { Queryable } from '../../store/database.ts';
 import { declare, reserve } from '../../store/ledger.ts';
-import { freezeDocuments, freezeHoldout, freezeLabels, publicSources, tasksInView } from '../../store/round_rows.ts';
+import { freezeDocuments, freezeHoldout, freezeLabels, publicSources, tasksInView } from '../../store/round-rows.ts';
 import type { RoundRow } from '../../store/rounds.ts';
 import type { Outcome, Step } from './machine.ts';
 import type { RoundPorts } from './ports.ts';

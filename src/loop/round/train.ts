@@ -7,7 +7,7 @@ import type { NoiseInput, TextTrainingInput, TrainingResult } from '../../learn/
 import { getFact, setFact } from '../../store/facts.ts';
 import { settle } from '../../store/ledger.ts';
 import { appendEvent } from '../../store/outbox.ts';
-import { viewDocuments, viewLabels } from '../../store/round_rows.ts';
+import { viewDocuments, viewLabels } from '../../store/round-rows.ts';
 import { noteProgress, noteWork, type RoundRow } from '../../store/rounds.ts';
 import { getVersion, listVersions, type VersionRow } from '../../store/versions.ts';
 import { checkHead, checkText } from './check.ts';

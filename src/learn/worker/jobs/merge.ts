@@ -3,7 +3,7 @@ import { readLoraGguf } from '../../model/lora.ts';
 import { mergeLora } from '../../model/merge.ts';
 import { openModel } from '../../model/open.ts';
 import type { Jobs } from '../types.ts';
-import { modelResult, partsOf, typeAfterMerge } from './model_file.ts';
+import { modelResult, partsOf, typeAfterMerge } from './model-file.ts';
 
 /** The version's adapter worked into its weights, at the scale it is served with. */
 export async function merge(input: Jobs['merge']['input']): Promise<Jobs['merge']['result']> {

@@ -8,7 +8,7 @@ import { tensorflow } from '../../tensor/backend.ts';
 import type { JobContext } from '../serve.ts';
 import type { Jobs } from '../types.ts';
 import { forget } from './loaded.ts';
-import { modelResult, partsOf, typeAfterMerge } from './model_file.ts';
+import { modelResult, partsOf, typeAfterMerge } from './model-file.ts';
 
 /** Longest piece of calibration text, tokens. */
 const SEQUENCE = 256;

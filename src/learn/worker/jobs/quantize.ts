@@ -1,7 +1,7 @@
 import { quantizeModel } from '../../compress/quantize.ts';
 import { openModel } from '../../model/open.ts';
 import type { Jobs } from '../types.ts';
-import { modelResult, partsOf } from './model_file.ts';
+import { modelResult, partsOf } from './model-file.ts';
 
 export async function quantize(input: Jobs['quantize']['input']): Promise<Jobs['quantize']['result']> {
   const checkpoint = await openModel(input.model);

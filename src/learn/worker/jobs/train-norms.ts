@@ -5,7 +5,7 @@ import type { HostTensor } from '../../model/types.ts';
 import type { JobContext } from '../serve.ts';
 import type { Jobs } from '../types.ts';
 import { forget, load } from './loaded.ts';
-import { partsOf } from './model_file.ts';
+import { partsOf } from './model-file.ts';
 import { checkFigure, runTraining } from './text-training.ts';
 
 /**
