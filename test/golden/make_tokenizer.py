@@ -63,7 +63,7 @@ TEXTS = [
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" * 4,
     "\u0000\u0001\u0007\u001b[0m control",
     "supercalifragilisticexpialidocious antidisestablishmentarianism pneumonoultramicroscopic",
-    "I'm still waiting on my card? What can I do if my card still hasn't arrived after 2 weeks?",
+    "We've been at the ticket desk since 9; didn't they say it'd open at half past 8?",
 ]
 
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
