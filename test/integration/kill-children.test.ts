@@ -105,7 +105,12 @@ test('kill -9 of the engine, of the trainer, of PostgreSQL', { timeout: 600_000 
     const streamed: Streamed[] = [];
     const stop = new AbortController();
     t.after(() => stop.abort());
-    const streaming = streamForever(daemon, streamed, stop.signal, { input: 'my parcel', maxTokens: 8, probe: null });
+    const streaming = streamForever(daemon, streamed, stop.signal, {
+      input: 'my parcel',
+      maxTokens: 8,
+      probe: null,
+      pauseMs: 50,
+    });
     const acknowledged: string[] = [];
     let refused = 0;
     const sending = (async () => {

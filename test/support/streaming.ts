@@ -1,5 +1,6 @@
 import OpenAI from 'openai';
 import { ResponsesWS } from 'openai/resources/responses/ws';
+import { sleep } from '../../src/base/clock.ts';
 import type { TestDaemon } from './daemon.ts';
 
 /** One answer as an open socket saw it. */
@@ -20,7 +21,13 @@ export async function streamForever(
   daemon: TestDaemon,
   into: Streamed[],
   signal: AbortSignal,
-  options: { input?: string; maxTokens?: number; probe?: { task: string; text: string } | null } = {},
+  options: {
+    input?: string;
+    maxTokens?: number;
+    probe?: { task: string; text: string } | null;
+    /** Between two answers; none unless given. */
+    pauseMs?: number;
+  } = {},
 ): Promise<void> {
   const client = new OpenAI({ apiKey: daemon.key, baseURL: `${daemon.url}/v1` });
   const socket = new ResponsesWS(client);
@@ -75,6 +82,7 @@ export async function streamForever(
         };
         probed = { model: answer.model, scores: JSON.stringify(answer.results[0]?.scores) };
       }
+      if (options.pauseMs !== undefined) await sleep(options.pauseMs);
       into.push({ version: versions[0] ?? 'none', versions, text, deltas, error, probe: probed });
     }
   } finally {

@@ -121,8 +121,8 @@ async function takeStep(ctx: MachineContext, before: RoundRow, signal: AbortSign
       outcome = await ctx.steps[step](round, signal);
     } catch (thrown) {
       if (signal.aborted) {
-        // Being told to stop is no failed try.
-        await countAttempt(ctx.db, round, ctx.fence, -1);
+        // Being told to stop is no failed try; nor is a lead that was lost because the database went away for a moment.
+        await retry(() => countAttempt(ctx.db, round, ctx.fence, -1), { attempts: 6, firstMs: 250, maxMs: 2_000 });
         throw new LearndError('canceled', `round ${round.id} was interrupted during ${step}`, { cause: thrown });
       }
       const error = asLearndError(thrown);
