@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { connect as dial } from 'node:net';
 import { join } from 'node:path';
 import test from 'node:test';
@@ -72,6 +72,18 @@ function flood(daemon: TestDaemon): Promise<string> {
     );
     more();
   });
+}
+
+/** The newest small model: the daemons above have made it where it was missing. */
+function scratchModel(): string {
+  const models = join(cacheFolder(), 'models');
+  const newest = readdirSync(models)
+    .filter(name => /^scratch-.*\.gguf$/.test(name))
+    .map(name => join(models, name))
+    .sort((a, b) => statSync(a).mtimeMs - statSync(b).mtimeMs)
+    .at(-1);
+  assert.ok(newest !== undefined, 'no small model has been made');
+  return newest;
 }
 
 const memoryMb = (pid: number): number =>
@@ -206,9 +218,8 @@ test('requests, keys and policies that are wrong', { timeout: 240_000 }, async t
 });
 
 test('a base that is no model: one line, a non-zero exit, nothing left running', { timeout: 240_000 }, async t => {
-  const scratch = join(cacheFolder(), 'models', 'scratch-1.gguf');
   const folder = testFolder(t, 'bad-base');
-  const whole = readFileSync(scratch);
+  const whole = readFileSync(scratchModel());
   const bases: Record<string, Buffer> = {
     'noise.gguf': randomBytes(100_000),
     'cut.gguf': whole.subarray(0, whole.length >> 1),
@@ -238,8 +249,9 @@ test('a full disk for artifacts: the round fails and says so, the daemon lives',
   skip: !mountable && 'no mount namespaces here',
 }, async t => {
   const artifacts = testFolder(t, 'full-disk');
-  // The base (0.8 MB) fits, a trained version beside it does not.
-  const mount = ['sh', '-c', 'mount -t tmpfs -o size=1m none "$1" && shift && exec "$@"', 'sh', artifacts];
+  // The base fits, a trained version beside it does not.
+  const size = Math.ceil((1.25 * statSync(scratchModel()).size) / 1024);
+  const mount = ['sh', '-c', `mount -t tmpfs -o size=${size}k none "$1" && shift && exec "$@"`, 'sh', artifacts];
   const daemon = await startTestDaemon(t, {
     data: testFolder(t, 'full-disk-data'),
     settings: QUICK_SETTINGS,
