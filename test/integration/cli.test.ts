@@ -140,6 +140,25 @@ test('tokenizer, perplexity, training, compression and export on a tiny model', 
   assert.ok(Math.abs(reopened.perplexity! / before.perplexity! - 1) < 1e-4);
 });
 
+test('doctor opens the native parts it speaks of', { timeout: 60_000 }, async t => {
+  const run = await learnd(['doctor', '--data', testFolder(t, 'doctor'), '--json']);
+  const { checks } = JSON.parse(run.stdout) as { checks: { name: string; ok: boolean; found: string }[] };
+  const found = (name: string) => checks.find(check => check.name === name);
+  assert.deepEqual(found('native TensorFlow'), {
+    name: 'native TensorFlow',
+    ok: true,
+    found: 'loads, backend tensorflow',
+  });
+  assert.equal(found('llama.cpp')?.ok, true);
+  // Without its binding the check must say so.
+  const without = await learnd(['doctor', '--data', testFolder(t, 'doctor'), '--json'], {
+    NODE_OPTIONS: '--no-addons',
+  });
+  const report = JSON.parse(without.stdout) as { ok: boolean; checks: { name: string; ok: boolean; mend?: string }[] };
+  assert.equal(report.checks.find(check => check.name === 'native TensorFlow')?.ok, false);
+  assert.equal(without.code, 1);
+});
+
 test('a failure is one clear line and a non-zero exit', { timeout: 120_000 }, async t => {
   const folder = testFolder(t, 'cli-wrong');
   const text = join(folder, 'text.txt');

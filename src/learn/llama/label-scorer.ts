@@ -89,7 +89,7 @@ export class LabelScorer {
 
   /** Closes its context, if it is its own. */
   async dispose(): Promise<void> {
-    const generator = await this.#generator?.catch(() => undefined);
+    const generator = await this.#generator?.catch(() => undefined); // one that never came needs no closing
     await generator?.dispose();
   }
 }

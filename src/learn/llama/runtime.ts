@@ -46,7 +46,7 @@ async function explain(what: string, path: string, thrown: unknown): Promise<Lea
 }
 
 async function mustExist(what: string, path: string): Promise<void> {
-  const found = await stat(path).catch(() => undefined);
+  const found = await stat(path).catch(() => undefined); // whatever the reason, there is no file to open: said below
   if (found === undefined || !found.isFile()) {
     throw new LearndError('not_found', `${what} not found: ${path}`, {
       hint: 'Check the path; it must be a GGUF file.',
