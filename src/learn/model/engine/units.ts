@@ -72,6 +72,11 @@ export interface PassOptions {
   readonly cache?: HiddenCache;
   /** [vocabSize], part of the model that is trained: a vocabulary bias released before. Not disposed. */
   readonly tokenBias?: Tensor;
+  /**
+   * Weight of each scored token of an example in its unit's loss (may be negative: an answer to move away from). Default, and
+   * where it gives undefined: 1 / (its scored tokens * examples of the unit), so that a unit's loss is the mean over examples.
+   */
+  readonly tokenWeight?: (example: Example) => number | undefined;
   /** Awaited after each microbatch: the place to let other work run, or to throw in order to stop. */
   readonly onMicrobatch?: () => void | Promise<void>;
 }
@@ -126,7 +131,7 @@ async function summedGradient(
     );
     const scored = scoredRows(
       batch,
-      (_, count) => weight(count),
+      (b, count) => options.tokenWeight?.(members[b]!) ?? weight(count),
       members.map(m => m.mask),
     );
     const losses = pass(model, batch, members, scored, sink, trainable, options);
@@ -261,7 +266,7 @@ async function severalUnits(
   );
   const scored = scoredRows(
     batch,
-    (b, count) => 1 / (count * units[unitOfSequence[b]!]!.length),
+    (b, count) => options.tokenWeight?.(members[b]!) ?? 1 / (count * units[unitOfSequence[b]!]!.length),
     members.map(m => m.mask),
   );
   const sink = new UnitSink(trainable.keys, batch, unitOfSequence, units.length);
