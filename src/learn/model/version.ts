@@ -46,6 +46,14 @@ export interface VersionFiles {
   readonly chatTemplate?: string;
 }
 
+/** One version as it is measured. */
+export interface Subject {
+  readonly files: Pick<VersionFiles, 'model' | 'adapter' | 'logitBias' | 'heads'>;
+  readonly parameters: number;
+  /** Of the language model: weights and adapter. */
+  readonly bytes: number;
+}
+
 /** Figures on a version's card, measured once by `evaluate` on held-out users; null: the deployment has nothing to measure it on. */
 export interface Card {
   readonly perplexity: number | null;

@@ -1,10 +1,11 @@
 /** Champion and candidate on held-out users: what the gate compares and what a version's card says. */
+import type { Subject } from '../../learn/model/version.ts';
 import type { CallOptions } from '../../learn/worker/process.ts';
 import type { Queryable } from '../../store/database.ts';
 import { holdoutDocuments, holdoutLabels, type TaskLabels } from '../../store/round-rows.ts';
-import { type Holdout, type Measurement, measure, type Subject } from './measure.ts';
+import { type Holdout, type Measurement, measure } from './measure.ts';
 
-export { type Holdout, type Items, type Measurement, measure, type Subject } from './measure.ts';
+export { type Holdout, type Items, type Measurement, measure } from './measure.ts';
 
 /** The round's frozen held-out rows; what was erased since is gone from them. */
 export async function holdoutOf(db: Queryable, round: number, tasks: readonly TaskLabels[]): Promise<Holdout> {

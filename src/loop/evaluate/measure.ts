@@ -1,7 +1,7 @@
 import { weightedF1 } from '../../learn/metrics/f1.ts';
 import { perplexity } from '../../learn/metrics/perplexity.ts';
 import { scoredText } from '../../learn/metrics/scored-text.ts';
-import type { Card, VersionFiles } from '../../learn/model/version.ts';
+import type { Card, Subject, VersionFiles } from '../../learn/model/version.ts';
 import type { ComputeWorker } from '../../learn/worker/client.ts';
 import type { CallOptions } from '../../learn/worker/process.ts';
 import type { TextScore } from '../../learn/worker/types.ts';
@@ -14,14 +14,6 @@ export interface Holdout {
     readonly labels: readonly string[];
     readonly items: ReadonlyArray<{ readonly id: number; readonly text: string; readonly label: string }>;
   }>;
-}
-
-/** One version and where its parts lie. */
-export interface Subject {
-  readonly files: Pick<VersionFiles, 'model' | 'adapter' | 'logitBias' | 'heads'>;
-  readonly parameters: number;
-  /** Of the language model: weights and adapter. */
-  readonly bytes: number;
 }
 
 /** Results item by item, without texts: what seeds the monitor's detectors. */

@@ -1,3 +1,4 @@
+import type { Seed } from '../../events/holdout.ts';
 import {
   DecayedF1,
   type Labelled,
@@ -30,16 +31,6 @@ export interface LiveState {
     readonly reference: number | null;
     readonly watch: WatchState;
   };
-}
-
-/** A version's own results on held-out data, measured when it was evaluated. */
-export interface Seed {
-  /** 0 or 1 for each held-out labelled row. */
-  readonly errors: readonly number[];
-  /** Weighted F1 of the same rows; null: there are none. */
-  readonly f1: number | null;
-  /** Each held-out document: nats summed over its scored tokens. */
-  readonly documents: ReadonlyArray<{ readonly nll: number; readonly tokens: number }>;
 }
 
 export interface Figures {

@@ -1,6 +1,7 @@
 import { asLearndError, oneLine } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import type { Settings } from '../../base/settings.ts';
+import type { Seed } from '../../events/holdout.ts';
 import { scoredText } from '../../learn/metrics/scored-text.ts';
 import type { VersionFiles } from '../../learn/model/version.ts';
 import type { Scorer } from '../../learn/worker/types.ts';
@@ -21,7 +22,7 @@ import {
 } from '../../store/monitor.ts';
 import { appendEvent } from '../../store/outbox.ts';
 import { sample, shuffled } from './sample.ts';
-import { type Figures, Live, type LiveState, type Seed, type Sizes } from './state.ts';
+import { type Figures, Live, type LiveState, type Sizes } from './state.ts';
 import type { WatchChange } from './watch.ts';
 
 /** Waiting rows looked at in a turn; more of them wait for the next. */

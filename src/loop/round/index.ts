@@ -14,7 +14,7 @@ import { trainStep, withoutSeed } from './train.ts';
 import { workOf } from './work.ts';
 
 export type { Verdict } from './judge.ts';
-export type { Compute, RoundPorts, Seed } from './ports.ts';
+export type { Compute, RoundPorts } from './ports.ts';
 export { type RoundRequest, startRound } from './start.ts';
 
 /**

@@ -1,12 +1,13 @@
 import { LearndError } from '../../base/errors.ts';
+import type { Seed } from '../../events/holdout.ts';
 import type { GateFigures, GateVerdict } from '../../events/signals.ts';
-import type { Card, VersionManifest } from '../../learn/model/version.ts';
+import type { Card, Subject, VersionManifest } from '../../learn/model/version.ts';
 import { declare } from '../../store/ledger.ts';
 import { noteProgress } from '../../store/rounds.ts';
 import { getVersion, setEvaluation } from '../../store/versions.ts';
 import { headFiles, languageFiles } from './files.ts';
 import type { Step } from './machine.ts';
-import type { Measured, RoundPorts, Seed, Subject } from './ports.ts';
+import type { Measured, RoundPorts } from './ports.ts';
 import { type Figures, workOf } from './work.ts';
 
 /** What a verdict says in the round's row: every line of the gate, and both cards. */

@@ -1,7 +1,8 @@
 import type { Log } from '../../base/log.ts';
 import type { Settings } from '../../base/settings.ts';
+import type { Seed } from '../../events/holdout.ts';
 import type { Gate } from '../../events/signals.ts';
-import type { Card, VersionFiles, VersionManifest } from '../../learn/model/version.ts';
+import type { Card, Subject, VersionFiles, VersionManifest } from '../../learn/model/version.ts';
 import type { ComputeWorker } from '../../learn/worker/client.ts';
 import type { CallOptions } from '../../learn/worker/process.ts';
 import type { Artifacts } from '../../store/artifacts.ts';
@@ -18,22 +19,6 @@ export interface Measured {
     readonly documents: ReadonlyArray<{ readonly nll: number; readonly tokens: number }>;
     readonly labels: ReadonlyArray<{ readonly truth: string; readonly predicted: string }>;
   };
-}
-
-/** One version and where its parts lie. */
-export interface Subject {
-  readonly files: Pick<VersionFiles, 'model' | 'adapter' | 'logitBias' | 'heads'>;
-  readonly parameters: number;
-  /** Of the language model: weights and adapter. */
-  readonly bytes: number;
-}
-
-/** Results of a version on held-out users, for the monitor's detectors. */
-export interface Seed {
-  /** 0 or 1 for each held-out labelled row. */
-  readonly errors: readonly number[];
-  readonly f1: number | null;
-  readonly documents: ReadonlyArray<{ readonly nll: number; readonly tokens: number }>;
 }
 
 /** What the cycle gives a round: the stages never import each other. */

@@ -1,10 +1,10 @@
 /** What `rounds.work` holds: everything a resumed round needs, and no private text. */
 
+import type { Seed } from '../../events/holdout.ts';
 import type { Card, VersionManifest } from '../../learn/model/version.ts';
 import type { Mechanism } from '../../learn/privacy/mechanism.ts';
 import type { Clip } from '../../learn/privacy/plan.ts';
 import type { RoundRow } from '../../store/rounds.ts';
-import type { Seed } from './ports.ts';
 
 /** The privacy plan of one training, from public constants alone. */
 export interface Noise {
