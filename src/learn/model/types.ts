@@ -17,6 +17,8 @@ export interface ModelConfig {
   readonly tied: boolean;
   /** q/k/v projections carry biases (Qwen2 style). */
   readonly attentionBias: boolean;
+  /** down_proj carries a bias: what pruned feed-forward neurons gave on average (FLAP). Absent: false. */
+  readonly downBias?: boolean;
 }
 
 /** A float32 tensor on the JavaScript side, row-major. */
@@ -29,8 +31,8 @@ export interface HostTensor {
  * Weights by their Hugging Face names, in Hugging Face layout ([out, in] for linear layers; q and k rows in rotate-half
  * order: the permutation that GGUF's `llama` architecture applies is undone by the reader and redone by the writer):
  * `model.embed_tokens.weight`, `model.layers.N.input_layernorm.weight`, `model.layers.N.self_attn.{q,k,v,o}_proj.weight`
- * (`.bias` where attentionBias), `model.layers.N.post_attention_layernorm.weight`, `model.layers.N.mlp.{gate,up,down}_proj.weight`,
- * `model.norm.weight`, `lm_head.weight` (absent when tied).
+ * (`.bias` where attentionBias), `model.layers.N.post_attention_layernorm.weight`, `model.layers.N.mlp.{gate,up,down}_proj.weight`
+ * (`mlp.down_proj.bias` where downBias), `model.norm.weight`, `lm_head.weight` (absent when tied).
  */
 export interface WeightSource {
   names(): string[];

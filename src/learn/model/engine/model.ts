@@ -73,6 +73,7 @@ export function expectedShapes(config: ModelConfig): Map<string, readonly number
     set('mlp.gate_proj.weight', [ffn, hidden]);
     set('mlp.up_proj.weight', [ffn, hidden]);
     set('mlp.down_proj.weight', [hidden, ffn]);
+    if (config.downBias) set('mlp.down_proj.bias', [hidden]);
   }
   shapes.set('model.norm.weight', [hidden]);
   if (!config.tied) shapes.set('lm_head.weight', [config.vocabSize, hidden]);

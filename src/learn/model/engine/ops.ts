@@ -72,6 +72,9 @@ export interface GradientSink {
   lora(name: string, parts: { x: Tensor; xa: Tensor; dy: Tensor; dyb: Tensor; scale: number }): void;
 }
 
+const hasBias = ({ config }: EngineModel, kind: string): boolean =>
+  kind === 'mlp.down_proj' ? config.downBias === true : config.attentionBias && /[qkv]_proj$/.test(kind);
+
 /** y = x W^T (+ bias) (+ scale (x A^T) B^T). */
 export function linear(
   model: EngineModel,
@@ -83,8 +86,7 @@ export function linear(
   const tf = tensorflow();
   const name = layerName(layer, `${kind}.weight`);
   let y = matMul(x, model.parameter(name), false, true);
-  if (model.config.attentionBias && /[qkv]_proj$/.test(kind))
-    y = tf.add(y, model.parameter(layerName(layer, `${kind}.bias`)));
+  if (hasBias(model, kind)) y = tf.add(y, model.parameter(layerName(layer, `${kind}.bias`)));
   const pair = adapter?.pairs.get(name);
   if (pair !== undefined)
     y = tf.add(y, tf.mul(matMul(matMul(x, pair.a, false, true), pair.b, false, true), adapter!.scale));
@@ -105,7 +107,7 @@ export function linearBackward(
   const name = layerName(layer, `${kind}.weight`);
   let dx = matMul(dy, model.parameter(name));
   sink.weight(name, x, dy);
-  if (model.config.attentionBias && /[qkv]_proj$/.test(kind)) sink.bias(layerName(layer, `${kind}.bias`), dy);
+  if (hasBias(model, kind)) sink.bias(layerName(layer, `${kind}.bias`), dy);
   const pair = adapter?.pairs.get(name);
   if (pair !== undefined) {
     const scale = adapter!.scale;

@@ -115,6 +115,7 @@ function readConfig(file: GgufFile, architecture: string): ModelConfig {
     rmsEps: decimal(keys.number('attention.layer_norm_rms_epsilon')),
     tied: !file.tensors.has('output.weight'),
     attentionBias: file.tensors.has('blk.0.attn_q.bias'),
+    ...(file.tensors.has('blk.0.ffn_down.bias') && { downBias: true }),
   };
 }
 
@@ -195,8 +196,9 @@ export function openGguf(path: string): GgufCheckpoint {
   }
   const config = readConfig(gguf, architecture);
   checkShapes(path, config, name => gguf.tensors.get(ggufName(name)!)?.shape);
+  const known = expectedShapes(config);
   for (const info of gguf.tensors.values()) {
-    if (hfName(info.name) === undefined && info.name !== 'rope_freqs.weight') {
+    if (!known.has(hfName(info.name) ?? '') && info.name !== 'rope_freqs.weight') {
       throw unsupported(gguf, info.name, `a tensor of ${elementsOf(info.shape)} weights that learnd has no use for`);
     }
   }

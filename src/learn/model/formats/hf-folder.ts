@@ -67,7 +67,7 @@ export function configFromJson(path: string, json: Record<string, unknown>): Mod
   if (scaling !== 'default') throw unsupported(path, 'rope_scaling', `${String(scaling)} scaling of positions`);
   if (type === 'mistral' && json.sliding_window != null) throw unsupported(path, 'sliding_window', 'a sliding window');
   if (json.use_sliding_window === true) throw unsupported(path, 'use_sliding_window', 'a sliding window');
-  if (json.mlp_bias === true) throw unsupported(path, 'mlp_bias', 'biases in the feed-forward layers');
+  if (type !== 'llama' && json.mlp_bias === true) throw unsupported(path, 'mlp_bias', `biases in a ${type} model`);
   if (type !== 'qwen2' && json.attention_bias === true) {
     throw unsupported(path, 'attention_bias', 'a bias on the output projection');
   }
@@ -94,6 +94,7 @@ export function configFromJson(path: string, json: Record<string, unknown>): Mod
     rmsEps: number('rms_norm_eps', 1e-6),
     tied: json.tie_word_embeddings === true,
     attentionBias: type === 'qwen2',
+    ...(json.mlp_bias === true && { downBias: true }),
   };
 }
 
@@ -138,6 +139,22 @@ function weightFiles(folder: string): Map<string, SafetensorsFile> {
   return byTensor;
 }
 
+/** transformers has biases in all three feed-forward layers or in none; learnd's models have one in down_proj only. */
+function checkZeroBiases(path: string, config: ModelConfig, files: ReadonlyMap<string, SafetensorsFile>): void {
+  for (let n = 0; n < config.layers; n++) {
+    for (const part of ['gate', 'up']) {
+      const name = `model.layers.${n}.mlp.${part}_proj.bias`;
+      if (
+        files
+          .get(name)
+          ?.float(name)
+          .some(value => value !== 0)
+      )
+        throw unsupported(path, 'mlp_bias', `${name} is not zero: only down_proj may carry a bias`);
+    }
+  }
+}
+
 /** Opens a folder with config.json, *.safetensors (one, or several with an index) and tokenizer.json. */
 export function openFolder(folder: string): FolderCheckpoint {
   const configPath = join(folder, 'config.json');
@@ -151,6 +168,7 @@ export function openFolder(folder: string): FolderCheckpoint {
   const config = configFromJson(configPath, json);
   const files = weightFiles(folder);
   checkShapes(folder, config, name => files.get(name)?.tensors.get(name)?.shape);
+  if (config.downBias) checkZeroBiases(configPath, config, files);
   const tokenizerConfig = readJsonObject(join(folder, 'tokenizer_config.json')) ?? {};
   let tokenizer: Tokenizer | undefined;
   return {

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { invalid } from '../../../base/errors.ts';
 import { BpeTokenizer } from '../tokenizer/bpe.ts';
 import { tokenizerJson } from '../tokenizer/hf-json.ts';
-import type { ModelConfig } from '../types.ts';
+import type { HostTensor, ModelConfig, WeightSource } from '../types.ts';
 import { textChunk, type WrittenFile, writeAtomically } from './atomic-file.ts';
 import type { ModelParts } from './model-gguf.ts';
 import { type FloatType, writeSafetensorsFile } from './safetensors-write.ts';
@@ -17,6 +17,7 @@ function configJson(config: ModelConfig, tokenizer: BpeTokenizer, type: FloatTyp
     });
   }
   const qwen = config.attentionBias;
+  if (qwen && config.downBias) throw invalid('config.downBias', 'qwen2 has no bias in its feed-forward layers');
   return {
     architectures: [qwen ? 'Qwen2ForCausalLM' : 'LlamaForCausalLM'],
     model_type: qwen ? 'qwen2' : 'llama',
@@ -32,7 +33,7 @@ function configJson(config: ModelConfig, tokenizer: BpeTokenizer, type: FloatTyp
     rope_theta: config.ropeTheta,
     rms_norm_eps: config.rmsEps,
     tie_word_embeddings: config.tied,
-    ...(qwen ? {} : { attention_bias: false, mlp_bias: false }),
+    ...(qwen ? {} : { attention_bias: false, mlp_bias: config.downBias === true }),
     bos_token_id: tokenizer.spec.bosId ?? null,
     eos_token_id: tokenizer.spec.eosId ?? null,
     pad_token_id: tokenizer.spec.padId ?? null,
@@ -77,6 +78,21 @@ export async function writeSafetensors(
     await json('config.json', configJson(parts.config, tokenizer, type)),
     await json('tokenizer_config.json', tokenizerConfig(parts, tokenizer)),
     await json('tokenizer.json', tokenizerJson(tokenizer.spec)),
-    await writeSafetensorsFile(join(dir, 'model.safetensors'), parts.weights, type),
+    await writeSafetensorsFile(join(dir, 'model.safetensors'), withMlpBiases(parts), type),
   ];
+}
+
+/** transformers wants a bias in all three feed-forward layers where down_proj has one: zeros for the other two. */
+function withMlpBiases({ config, weights }: ModelParts): WeightSource {
+  if (!config.downBias) return weights;
+  const zeros = new Map<string, HostTensor>();
+  for (const [n, width] of config.ffn.entries()) {
+    for (const part of ['gate', 'up'])
+      zeros.set(`model.layers.${n}.mlp.${part}_proj.bias`, { shape: [width], data: new Float32Array(width) });
+  }
+  return {
+    names: () => [...weights.names(), ...zeros.keys()],
+    shape: name => zeros.get(name)?.shape ?? weights.shape(name),
+    read: name => zeros.get(name) ?? weights.read(name),
+  };
 }

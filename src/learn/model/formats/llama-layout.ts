@@ -63,6 +63,7 @@ export function expectedShapes(config: ModelConfig): Map<string, readonly number
     shapes.set(`${at}.mlp.gate_proj.weight`, [ffn, hidden]);
     shapes.set(`${at}.mlp.up_proj.weight`, [ffn, hidden]);
     shapes.set(`${at}.mlp.down_proj.weight`, [hidden, ffn]);
+    if (config.downBias) shapes.set(`${at}.mlp.down_proj.bias`, [hidden]);
   }
   shapes.set('model.norm.weight', [hidden]);
   if (!config.tied) shapes.set('lm_head.weight', [vocabSize, hidden]);

@@ -127,6 +127,11 @@ export function planTensors(
 export function architectureOf(config: ModelConfig, source?: Checkpoint): string {
   const stored = (source as Partial<GgufCheckpoint> | undefined)?.architecture;
   const base = stored === 'qwen2' || (config.attentionBias && stored === undefined) ? 'qwen2' : 'llama';
+  if (base === 'qwen2' && config.downBias) {
+    throw invalid('config.downBias', "llama.cpp's qwen2 has no bias in its feed-forward layers", {
+      hint: 'Prune by another method than flap.',
+    });
+  }
   if (new Set(config.ffn).size === 1) return base;
   if (base === 'llama') return 'deci';
   throw invalid(
