@@ -79,8 +79,9 @@ for (const [name, golden] of Object.entries(engineGolden.cases)) {
       [golden.normUnits, trainable(Object.keys(golden.normUnits.clipped), { from: 1 })],
       [golden.lora.units, trainable(Object.keys(golden.lora.units.clipped), { adapter })],
     ];
+    const held = (bytes: number) => new HiddenCache(bytes, units.flat(), golden.config.hidden, 20);
     for (const [expected, what] of cases) {
-      for (const cache of what.from > 0 ? [undefined, new HiddenCache(1e6), new HiddenCache(300)] : [undefined]) {
+      for (const cache of what.from > 0 ? [undefined, held(1e6), held(300)] : [undefined]) {
         let before: number | undefined;
         for (const maxTokens of [1000, 20, 4, 1000]) {
           const found = await clippedUnitGradients(model, units, what, abadi(expected.bound), { maxTokens, cache });

@@ -1,4 +1,5 @@
 import { LearndError } from '../../base/errors.ts';
+import type { HostTensor } from '../model/types.ts';
 import type { Tensor } from '../tensor/backend.ts';
 import { tensorflow } from '../tensor/backend.ts';
 
@@ -31,7 +32,18 @@ export interface Optimizer {
     rate?: number,
     measure?: boolean,
   ): number | undefined;
+  /** What it carries from step to step, by reference: valid until the next step. */
+  state(): OptimizerState;
+  /** Goes on from a state read back. Copies it. @throws LearndError('internal') after a step has been taken */
+  restore(state: { readonly steps: number; readonly tensors: ReadonlyMap<string, HostTensor> }): void;
   dispose(): void;
+}
+
+export interface OptimizerState {
+  /** Updates made. */
+  readonly steps: number;
+  /** `first:` and `second:` moments, or `velocity:`, by parameter key. */
+  readonly tensors: ReadonlyMap<string, Tensor>;
 }
 
 /** Adam, AdamW and SGD with momentum, in the order of operations that PyTorch uses. */
@@ -51,27 +63,45 @@ function replaceState(state: State, key: string, value: Tensor): void {
 }
 
 function optimizer(
-  states: State[],
-  change: (key: string, value: Tensor, gradient: Tensor, rate: number) => Tensor,
-  nextStep: () => void,
+  states: Readonly<Record<string, State>>,
+  change: (key: string, value: Tensor, gradient: Tensor, rate: number, steps: number) => Tensor,
 ): Optimizer {
+  let steps = 0;
   return {
     step: (parameters, gradients, rate = 1, measure = false) => {
       const tf = tensorflow();
-      nextStep();
+      steps += 1;
       let square = 0;
       for (const key of parameters.keys()) {
         const gradient = gradients.get(key);
         if (gradient === undefined) throw new LearndError('internal', `no gradient for ${key}`);
         const value = parameters.get(key);
-        const next = tf.tidy(() => tf.keep(change(key, value, gradient, rate)));
+        const next = tf.tidy(() => tf.keep(change(key, value, gradient, rate, steps)));
         if (measure) square += tf.tidy(() => tf.sum(tf.square(tf.sub(next, value))).dataSync()[0]!);
         parameters.set(key, next);
       }
       return measure ? Math.sqrt(square) : undefined;
     },
+    state: () => ({
+      steps,
+      tensors: new Map(
+        Object.entries(states).flatMap(([name, state]) => [...state].map(([key, t]) => [`${name}:${key}`, t])),
+      ),
+    }),
+    restore: from => {
+      if (steps > 0)
+        throw new LearndError('internal', 'an optimizer that has taken steps cannot take up another state');
+      const tf = tensorflow();
+      for (const [name, { data, shape }] of from.tensors) {
+        const at = name.indexOf(':');
+        const state = states[name.slice(0, at)];
+        if (state === undefined) throw new LearndError('corrupt', `this optimizer keeps no ${name}`);
+        replaceState(state, name.slice(at + 1), tf.tensor(data, [...shape]));
+      }
+      steps = from.steps;
+    },
     dispose: () => {
-      for (const state of states) {
+      for (const state of Object.values(states)) {
         for (const tensor of state.values()) tensor.dispose();
         state.clear();
       }
@@ -84,43 +114,32 @@ function adam(settings: Extract<OptimizerSettings, { kind: 'adam' }>): Optimizer
   const [beta1, beta2] = betas;
   const first: State = new Map();
   const second: State = new Map();
-  let steps = 0;
-  return optimizer(
-    [first, second],
-    (key, value, gradient, rate) => {
-      const tf = tensorflow();
-      const lr = learningRate * rate;
-      const m0 = first.get(key);
-      const v0 = second.get(key);
-      const m = tf.add(tf.mul(m0 ?? tf.zerosLike(gradient), beta1), tf.mul(gradient, 1 - beta1));
-      const v = tf.add(tf.mul(v0 ?? tf.zerosLike(gradient), beta2), tf.mul(tf.square(gradient), 1 - beta2));
-      replaceState(first, key, m);
-      replaceState(second, key, v);
-      const denominator = tf.add(tf.div(tf.sqrt(v), Math.sqrt(1 - beta2 ** steps)), epsilon);
-      const decayed = weightDecay > 0 && value.rank > 1 ? tf.mul(value, 1 - lr * weightDecay) : value;
-      return tf.sub(decayed, tf.mul(tf.div(m, denominator), lr / (1 - beta1 ** steps)));
-    },
-    () => {
-      steps += 1;
-    },
-  );
+  return optimizer({ first, second }, (key, value, gradient, rate, steps) => {
+    const tf = tensorflow();
+    const lr = learningRate * rate;
+    const m0 = first.get(key);
+    const v0 = second.get(key);
+    const m = tf.add(tf.mul(m0 ?? tf.zerosLike(gradient), beta1), tf.mul(gradient, 1 - beta1));
+    const v = tf.add(tf.mul(v0 ?? tf.zerosLike(gradient), beta2), tf.mul(tf.square(gradient), 1 - beta2));
+    replaceState(first, key, m);
+    replaceState(second, key, v);
+    const denominator = tf.add(tf.div(tf.sqrt(v), Math.sqrt(1 - beta2 ** steps)), epsilon);
+    const decayed = weightDecay > 0 && value.rank > 1 ? tf.mul(value, 1 - lr * weightDecay) : value;
+    return tf.sub(decayed, tf.mul(tf.div(m, denominator), lr / (1 - beta1 ** steps)));
+  });
 }
 
 function sgd(settings: Extract<OptimizerSettings, { kind: 'sgd' }>): Optimizer {
   const { learningRate, momentum = 0 } = settings;
   const velocity: State = new Map();
-  return optimizer(
-    [velocity],
-    (key, value, gradient, rate) => {
-      const tf = tensorflow();
-      if (momentum === 0) return tf.sub(value, tf.mul(gradient, learningRate * rate));
-      const old = velocity.get(key);
-      const v = old === undefined ? tf.clone(gradient) : tf.add(tf.mul(old, momentum), gradient);
-      replaceState(velocity, key, v);
-      return tf.sub(value, tf.mul(v, learningRate * rate));
-    },
-    () => undefined,
-  );
+  return optimizer({ velocity }, (key, value, gradient, rate) => {
+    const tf = tensorflow();
+    if (momentum === 0) return tf.sub(value, tf.mul(gradient, learningRate * rate));
+    const old = velocity.get(key);
+    const v = old === undefined ? tf.clone(gradient) : tf.add(tf.mul(old, momentum), gradient);
+    replaceState(velocity, key, v);
+    return tf.sub(value, tf.mul(v, learningRate * rate));
+  });
 }
 
 export type Schedule = 'constant' | 'cosine' | 'linear';

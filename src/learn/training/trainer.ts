@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { invalid, LearndError } from '../../base/errors.ts';
 import type { EngineAdapter, EngineModel } from '../model/engine/model.ts';
@@ -6,8 +7,19 @@ import { type Example, HiddenCache, type PassOptions } from '../model/engine/uni
 import type { HostTensor, LoraAdapter } from '../model/types.ts';
 import { type DpPlan, SecureStream, streamFor } from '../privacy/index.ts';
 import { tensorflow } from '../tensor/backend.ts';
+import { RunningAverage } from './average.ts';
+import type { Beside, BesidePass } from './beside.ts';
+import {
+  CheckpointClock,
+  type CheckpointSettings,
+  fingerprintOf,
+  type Resumable,
+  restoreState,
+  saveState,
+} from './checkpoint.ts';
+import type { Objective } from './objectives/objective.ts';
 import { createOptimizer, type OptimizerSettings, type Schedule, scheduleRate } from './optimizer.ts';
-import { minibatchesOf, privateStep, publicStep } from './steps.ts';
+import { minibatchesOf, prepareObjective, privateStep, publicStep } from './steps.ts';
 import { type Method, prepareTraining } from './trainables.ts';
 
 export interface TrainRequest {
@@ -15,6 +27,10 @@ export interface TrainRequest {
   readonly method: Method;
   /** Each privacy unit's examples (`unitExamples`, `instructExample`). Without a plan the units do not matter. */
   readonly units: readonly (readonly Example[])[];
+  /** A loss over several sequences at once (`feedbackUnits`); default: the mean loss of each example's scored tokens. */
+  readonly objective?: Objective;
+  /** Public terms beside the data's own gradient: replay, KL to the base, constraints. The caller disposes it. */
+  readonly beside?: Beside;
   /** With a plan: private, its steps, samples, clipping and noise. Without: `steps` minibatches of `batch` examples. */
   readonly plan?: DpPlan;
   readonly steps?: number;
@@ -35,6 +51,12 @@ export interface TrainRequest {
   /** Training ends after the step in which this many seconds have passed. */
   readonly maxSeconds?: number;
   readonly signal?: AbortSignal;
+  /** Decay of an exponential average of iterates, which is then what is returned (free under privacy). Default: the last iterate. */
+  readonly ema?: number;
+  /** State saved between steps, and when the signal stops the training. Needs `seed`, which a plan's must be, too. */
+  readonly checkpoint?: CheckpointSettings;
+  /** Go on from the checkpoint where there is one. Replayed steps are the same release. */
+  readonly resume?: boolean;
 }
 
 /** After each step. The loss is of the step's own data before its update; in private training it is NOT covered by the noise. */
@@ -79,76 +101,160 @@ export function defaultOptimizer(method: Method, isPrivate: boolean, hidden: num
 
 /**
  * Trains, yielding after every step; the caller prints, stores, or stops (by leaving the loop, or by `signal`).
- * @throws LearndError('canceled') by the signal; 'invalid' for settings; 'internal' when nothing was learned or a loss is not finite.
+ * @throws LearndError('canceled') by the signal, the state before the step being saved where there is a checkpoint; 'invalid' for
+ *   settings; 'conflict' for a checkpoint of another training; 'internal' when nothing was learned or a loss is not finite.
  */
 export async function* train(request: TrainRequest): AsyncGenerator<TrainProgress, TrainResult> {
-  const { model, method, plan, units } = request;
+  const { model, method, plan, checkpoint } = request;
   checkRequest(request);
   const stream = request.seed === undefined ? new SecureStream() : streamFor(request.seed, 'training');
-  const optimizer = createOptimizer(
-    request.optimizer ?? defaultOptimizer(method, plan !== undefined, model.config.hidden),
-  );
+  const settings = request.optimizer ?? defaultOptimizer(method, plan !== undefined, model.config.hidden);
+  const optimizer = createOptimizer(settings);
   const training = prepareTraining(model, method, stream, request.adapter);
   const tokenBias = request.tokenBias === undefined ? undefined : tensorflow().tensor1d(request.tokenBias);
+  const average = request.ema === undefined ? undefined : new RunningAverage(request.ema);
+  const { parameters } = training;
+  const resumable: Resumable = { parameters, optimizer, average };
+  const steps = plan?.steps ?? request.steps!;
+  const fingerprint = checkpoint && trainingFingerprint(request, settings);
+  const losses: (number | undefined)[] = [];
+  let step = 0;
+  let saved = -1;
+  let totalTokens = 0;
+  let secondsBefore = 0;
+  let started = performance.now();
+  const elapsed = () => secondsBefore + (performance.now() - started) / 1000;
+  const late = () => request.maxSeconds !== undefined && elapsed() >= request.maxSeconds;
+  const save = async () => {
+    if (checkpoint === undefined || step === saved) return;
+    const kept = plan === undefined || checkpoint.losses === true ? losses : [];
+    const released = plan?.mechanisms.map(mechanism => ({ ...mechanism, steps: step })) ?? [];
+    const beside = request.beside?.state() ?? [];
+    const state = { step, seconds: elapsed(), tokens: totalTokens, losses: kept, released, beside };
+    await saveState(checkpoint.path, resumable, { ...state, fingerprint: fingerprint! });
+    saved = step;
+    await checkpoint.onSaved?.(step);
+  };
   try {
-    const steps = plan?.steps ?? request.steps!;
-    const minibatches = plan === undefined ? minibatchesOf(units.flat(), request.batch!, stream) : undefined;
+    const minibatches = plan === undefined ? minibatchesOf(request, stream) : undefined;
     const options: PassOptions = {
-      maxTokens: request.maxTokens ?? 1024,
-      cache: training.trainable.from > 0 ? new HiddenCache(request.cacheBytes ?? 2 ** 30) : undefined,
+      maxTokens: request.maxTokens ?? MICROBATCH_TOKENS,
+      cache: cacheFor(request, training.trainable.from, steps),
       tokenBias,
       onMicrobatch: async () => {
         await nextTurn();
         if (request.signal?.aborted)
-          throw new LearndError('canceled', 'the training was canceled', { retriable: false });
+          throw new LearndError('canceled', `the training was canceled after ${step} of ${steps} steps`, {
+            retriable: false,
+          });
       },
     };
-    const started = performance.now();
-    const elapsed = () => (performance.now() - started) / 1000;
-    const losses: (number | undefined)[] = [];
-    let totalTokens = 0;
+    const beside: BesidePass = { model, trainable: training.trainable, parameters, options, plan };
+    await prepareObjective(request, training, options);
+    await request.beside?.begin(beside);
+    if (checkpoint !== undefined && request.resume === true && existsSync(checkpoint.path)) {
+      const state = restoreState(checkpoint.path, resumable, fingerprint!);
+      ({ step, tokens: totalTokens, seconds: secondsBefore } = state);
+      losses.push(...state.losses);
+      request.beside?.restore(state.beside ?? []);
+      saved = step;
+      for (let i = 0; i < step; i++) minibatches?.next();
+      started = performance.now();
+    }
+    const clock = checkpoint && new CheckpointClock(checkpoint, step, elapsed());
+    const first = step;
     let lastChange = 0;
-    for (let step = 0; step < steps; step++) {
+    while (step < steps && !(step > 0 && late())) {
       const before = elapsed();
       const { gradients, ...measured } =
         plan === undefined
-          ? await publicStep(request, training, minibatches!, options)
+          ? await publicStep(request, training, minibatches!, step, options)
           : await privateStep(request, training, plan, step, options);
-      const outOfTime = request.maxSeconds !== undefined && elapsed() >= request.maxSeconds;
-      const rate = scheduleRate(
-        request.schedule?.kind ?? 'constant',
-        step,
-        steps,
-        request.schedule?.warmup,
-        request.schedule?.floor,
-      );
-      const measure = step === 0 || step === steps - 1 || outOfTime;
-      const change = optimizer.step(training.parameters, gradients, rate, measure);
+      const { kind = 'constant', warmup, floor } = request.schedule ?? {};
+      const rate = scheduleRate(kind, step, steps, warmup, floor);
+      const measure = step === first || step === steps - 1 || late();
+      const change = optimizer.step(parameters, gradients, rate, measure);
       disposeGradients(gradients);
       if (change !== undefined) lastChange = checkChange(change, step);
+      average?.add(parameters);
       losses.push(measured.loss);
       totalTokens += measured.tokens;
+      step += 1;
+      if (clock?.due(step, elapsed()) && step < steps) {
+        const from = elapsed();
+        await save();
+        clock.saved(step, from, elapsed());
+      }
       yield {
-        step: step + 1,
+        step,
         steps,
         ...measured,
         secondsElapsed: elapsed(),
         tokensPerSecond: measured.tokens / Math.max(1e-9, elapsed() - before),
       };
-      if (outOfTime) break;
     }
+    average?.moveInto(parameters);
+    await request.beside?.end(beside);
     const seconds = elapsed();
     return {
       ...training.result(),
-      ...{ steps: losses.length, losses, seconds, lastChange },
+      ...{ steps: step, losses, seconds, lastChange },
       tokensPerSecond: totalTokens / Math.max(1e-9, seconds),
-      outOfTime: losses.length < steps,
+      outOfTime: step < steps,
     };
+  } catch (thrown) {
+    if (request.signal?.aborted) await save();
+    throw thrown;
   } finally {
     optimizer.dispose();
+    average?.dispose();
     tokenBias?.dispose();
     training.dispose();
   }
+}
+
+const MICROBATCH_TOKENS = 1024;
+
+/** Worth its place where an example is seen more than once; which examples it holds depends on nothing that a restart changes. */
+function cacheFor(request: TrainRequest, from: number, steps: number): HiddenCache | undefined {
+  if (from === 0) return undefined;
+  const examples = request.units.flat();
+  const drawn =
+    request.plan === undefined ? (steps * request.batch!) / examples.length : steps * request.plan.sampleRate;
+  if (drawn < 1.5) return undefined;
+  const { hidden } = request.model.config;
+  return new HiddenCache(request.cacheBytes ?? 2 ** 30, examples, hidden, request.maxTokens ?? MICROBATCH_TOKENS);
+}
+
+/** Of everything that decides what a step does: method, optimizer, plan, seed, data, and the model by a small part of it. */
+function trainingFingerprint(request: TrainRequest, optimizer: OptimizerSettings): string {
+  const { method, plan, schedule, units, model, tokenBias, ema, steps, batch } = request;
+  const { unit, sampleRate, clip, noiseMultiplier, divisor, delta } = plan ?? {};
+  const noise = plan && {
+    unit,
+    units: plan.units,
+    sampleRate,
+    steps: plan.steps,
+    clip,
+    noiseMultiplier,
+    divisor,
+    delta,
+  };
+  const maxTokens = request.maxTokens ?? MICROBATCH_TOKENS;
+  const terms = { objective: request.objective?.name, beside: request.beside?.name };
+  const settings = { method, optimizer, schedule, noise, steps, batch, maxTokens, ema, terms, config: model.config };
+  const examples = units.flatMap(of => [
+    -1,
+    ...of.flatMap(({ tokens, mask }) => [-2, ...tokens.map((token, t) => (mask?.[t] === false ? -3 - token : token))]),
+  ]);
+  return fingerprintOf(
+    JSON.stringify(settings),
+    // Without the key a digest of 32 random bytes says nothing about them.
+    request.seed!,
+    Int32Array.from(examples),
+    model.parameter('model.norm.weight').dataSync() as Float32Array,
+    tokenBias ?? new Float32Array(0),
+  );
 }
 
 /** Runs a training to its end. */
@@ -173,7 +279,9 @@ function checkChange(change: number, step: number): number {
   );
 }
 
-function checkRequest({ plan, steps, batch, units, model, tokenBias }: TrainRequest): void {
+function checkRequest({ plan, steps, batch, units, model, tokenBias, checkpoint, seed }: TrainRequest): void {
+  if (checkpoint !== undefined && seed === undefined)
+    throw invalid('seed', 'a training with a checkpoint needs the seed from which its steps can be replayed');
   if (tokenBias !== undefined && tokenBias.length !== model.config.vocabSize)
     throw invalid(
       'tokenBias',

@@ -26,13 +26,26 @@ export interface Trainable {
   readonly small: boolean;
 }
 
-/** Holds what enters block `from` for each example, up to `maxBytes`; beyond that it is computed again each time. */
+/**
+ * Holds what enters block `from` for each example, up to `maxBytes`; beyond that it is computed again each time. Which examples are
+ * held, and with which others each is computed (a sum may be rounded otherwise in another batch), follows from `examples` alone:
+ * a training taken up in the middle sees the very same bits.
+ */
 export class HiddenCache {
   readonly #states = new Map<Example, Float32Array>();
-  readonly #maxBytes: number;
-  #bytes = 0;
-  constructor(maxBytes: number) {
-    this.#maxBytes = maxBytes;
+  readonly #groups = new Map<Example, readonly Example[]>();
+
+  constructor(maxBytes: number, examples: readonly Example[], hidden: number, maxTokens: number) {
+    let bytes = 0;
+    for (const group of groupByLength(
+      examples.map(e => e.tokens.length),
+      maxTokens,
+    )) {
+      const members = group.map(i => examples[i]!);
+      bytes += members.reduce((sum, e) => sum + 4 * hidden * e.tokens.length, 0);
+      if (bytes > maxBytes) break;
+      for (const member of members) this.#groups.set(member, members);
+    }
   }
 
   /** [batch * length, hidden] for the batch made of these examples. The caller disposes it. */
@@ -42,27 +55,33 @@ export class HiddenCache {
     examples: readonly Example[],
     { from, adapter }: { from: number; adapter?: EngineAdapter },
   ): Tensor {
-    const tf = tensorflow();
+    if (examples.some(example => !this.#groups.has(example))) return lowerBlocks(model, batch, from, adapter);
     const width = model.config.hidden;
-    if (examples.every(example => this.#states.has(example))) {
-      const all = new Float32Array(batch.batch * batch.length * width);
-      examples.forEach((example, b) => {
-        all.set(this.#states.get(example)!, b * batch.length * width);
-      });
-      return tf.tensor2d(all, [batch.batch * batch.length, width]);
-    }
+    const all = new Float32Array(batch.batch * batch.length * width);
+    examples.forEach((example, b) => {
+      if (!this.#states.has(example)) this.#fill(model, this.#groups.get(example)!, { from, adapter });
+      all.set(this.#states.get(example)!, b * batch.length * width);
+    });
+    return tensorflow().tensor2d(all, [batch.batch * batch.length, width]);
+  }
+
+  #fill(
+    model: EngineModel,
+    examples: readonly Example[],
+    { from, adapter }: { from: number; adapter?: EngineAdapter },
+  ): void {
+    const width = model.config.hidden;
+    const batch = padBatch(
+      examples.map(e => e.tokens),
+      model.config,
+    );
     const hidden = lowerBlocks(model, batch, from, adapter);
-    const need = 4 * width * examples.reduce((sum, e) => sum + (this.#states.has(e) ? 0 : e.tokens.length), 0);
-    if (this.#bytes + need <= this.#maxBytes) {
-      const data = hidden.dataSync() as Float32Array;
-      examples.forEach((example, b) => {
-        if (this.#states.has(example)) return;
-        const at = b * batch.length * width;
-        this.#states.set(example, data.slice(at, at + example.tokens.length * width));
-      });
-      this.#bytes += need;
-    }
-    return hidden;
+    const data = hidden.dataSync() as Float32Array;
+    hidden.dispose();
+    examples.forEach((example, b) => {
+      const at = b * batch.length * width;
+      this.#states.set(example, data.slice(at, at + example.tokens.length * width));
+    });
   }
 }
 

@@ -13,17 +13,19 @@ export interface WrittenFile {
 /**
  * Writes a file whole or not at all: into a temporary neighbour, flushed to the disk, then renamed, then the folder flushed.
  * The chunks are hashed on their way. On any failure the temporary file is removed and the old one, if any, stays.
+ * @param mode permissions of the new file; 0o600 for what nobody else may read
  */
 export async function writeAtomically(
   path: string,
   chunks: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+  mode = 0o666,
 ): Promise<WrittenFile> {
   const temporary = `${path}.${randomUUID()}.tmp`;
   const hash = createHash('sha256');
   let bytes = 0;
   try {
     await mkdir(dirname(path), { recursive: true });
-    const file = await open(temporary, 'wx');
+    const file = await open(temporary, 'wx', mode);
     try {
       for await (const chunk of chunks) {
         hash.update(chunk);

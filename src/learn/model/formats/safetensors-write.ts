@@ -19,15 +19,16 @@ const ofMap = (tensors: ReadonlyMap<string, HostTensor>): Source => ({
   read: name => tensors.get(name)!,
 });
 
-/** Writes tensors as one safetensors file, one at a time, by temporary file, flush and rename. */
+/** Writes tensors as one safetensors file, one at a time, by temporary file, flush and rename; `metadata` goes into the header. */
 export function writeSafetensorsFile(
   path: string,
   tensors: ReadonlyMap<string, HostTensor> | WeightSource,
   type: FloatType,
+  options: { readonly metadata?: Readonly<Record<string, string>>; readonly mode?: number } = {},
 ): Promise<WrittenFile> {
   const source: Source = tensors instanceof Map ? ofMap(tensors) : (tensors as WeightSource);
   const names = source.names();
-  const header: Record<string, unknown> = { __metadata__: { format: 'pt' } };
+  const header: Record<string, unknown> = { __metadata__: { format: 'pt', ...options.metadata } };
   let offset = 0;
   for (const name of names) {
     const shape = source.shape(name);
@@ -48,5 +49,6 @@ export function writeSafetensorsFile(
       yield text!;
       for (const name of names) yield quantize(type, source.read(name).data);
     })(),
+    options.mode,
   );
 }
