@@ -113,7 +113,31 @@ function change(program: Command): void {
   });
 }
 
+function keys(program: Command): void {
+  const group = program.command('keys').description('API keys: list, create, revoke');
+  action(
+    withData(group.command('list', { isDefault: true })).description('every key, without its token'),
+    async (_, options) => {
+      const { list, humanList } = await import('./keys.ts');
+      return reply(await list(await client(options)), humanList);
+    },
+  );
+  const create = withData(group.command('create').argument('<name>')).description('a new key; its token is shown once');
+  action(create.option('--scopes <list>', 'of respond, feedback, admin; with commas'), async ([name], options) => {
+    const { create: run, humanNew } = await import('./keys.ts');
+    return reply(await run(name!, text(options.scopes), await client(options)), humanNew);
+  });
+  action(
+    withData(group.command('revoke').argument('<id>')).description('end a key, by the id that the list shows'),
+    async ([id], options) => {
+      const { revoke, humanRevoked } = await import('./keys.ts');
+      return reply(await revoke(id!, await client(options)), humanRevoked);
+    },
+  );
+}
+
 export function daemonCommands(program: Command): void {
+  keys(program);
   start(program);
   use(program);
   lists(program);

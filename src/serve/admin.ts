@@ -7,6 +7,7 @@ import { promote, rollback } from '../loop/registry/promote.ts';
 import { listAlarms, openAlarms } from '../store/alarms.ts';
 import type { Database } from '../store/database.ts';
 import { listDecisions } from '../store/decisions.ts';
+import { createKey, type Key, listKeys, revokeKey, SCOPES } from '../store/keys.ts';
 import { listLedger } from '../store/ledger.ts';
 import { listRounds, type RoundRow, runningRound } from '../store/rounds.ts';
 import { eventCounts } from '../store/status.ts';
@@ -42,6 +43,15 @@ export const roundItem = (name: string) => (row: RoundRow) => ({
   error: row.error,
   started_at: row.started_at,
   finished_at: row.finished_at,
+});
+
+/** A key as it is listed: never its token, and of its hash only as much as names it. */
+const keyItem = (key: Key) => ({
+  id: key.hash.slice(0, 12),
+  name: key.name,
+  scopes: key.scopes,
+  created_at: key.created_at,
+  revoked_at: key.revoked_at,
 });
 
 /** Everything under /v1/admin: `METHOD /path` to handler. */
@@ -144,6 +154,31 @@ export function adminHandlers(options: {
       return control().erase(user, reason);
     },
     'POST /v1/admin/dead-letters/replay': async () => control().replayDeadLetters(),
+    'GET /v1/admin/keys': async () => (await listKeys(db())).map(keyItem),
+    'POST /v1/admin/keys': async ({ body }) => {
+      const wanted = object(
+        { name: z.string().min(1).max(100), scopes: z.array(z.enum(SCOPES as [string, ...string[]])).min(1) },
+        body,
+      );
+      const scopes = SCOPES.filter(scope => wanted.scopes.includes(scope));
+      const { token, hash } = await createKey(db(), { name: wanted.name, scopes });
+      return { id: hash.slice(0, 12), name: wanted.name, scopes, key: token };
+    },
+    'POST /v1/admin/keys/:id/revoke': async ({ params }) => {
+      const found = (await listKeys(db())).filter(key => key.revoked_at === null && key.hash.startsWith(params.id!));
+      if (params.id!.length < 12 || found.length !== 1)
+        throw new LearndError('not_found', `no key "${params.id}" is in force`, {
+          field: 'id',
+          hint: 'learnd keys lists them.',
+        });
+      const left = (await listKeys(db())).filter(key => key.revoked_at === null && key.hash !== found[0]!.hash);
+      if (!left.some(key => key.scopes.includes('admin')))
+        throw new LearndError('conflict', 'this is the last admin key in force: without it nobody could make another', {
+          field: 'id',
+        });
+      await revokeKey(db(), found[0]!.hash);
+      return { ...keyItem(found[0]!), revoked_at: new Date() };
+    },
     'GET /v1/admin/signals': async () => control().signals(),
   };
 }
