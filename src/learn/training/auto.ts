@@ -1,11 +1,12 @@
 import { invalid } from '../../base/errors.ts';
-import { epsilon as accounted, noiseMultiplier } from '../privacy/accountant.ts';
+import type { ModelConfig } from '../model/types.ts';
+import { noiseMultiplier } from '../privacy/accountant.ts';
 
 /**
  * `method: auto`: which method is worth its noise, decided from public constants alone (never from how many rows there are).
  *
  * ```
- * chooseMethod({ data: 'documents', units: 1000, epsilon: 8, delta: 1e-5, shape: shapeOf(config) })
+ * chooseMethod({ data: 'documents', units: 1000, epsilon: 8, delta: 1e-5, shape: shapeOf(config, parameters) })
  *   -> { method: 'norms', histogramShare: 0.4, why: 'histogram of tokens first (40% of the budget), then norms: …', candidates }
  * ```
  * A private training on documents has up to two parts: one noised histogram of tokens (a bias on the vocabulary's logits), and
@@ -63,6 +64,15 @@ export interface AutoChoice {
 export const PRIVATE_LAYERS = 6;
 export const PRIVATE_RANK = 4;
 
+/** From a model's configuration; feed-forward widths may be uneven after pruning: their mean. */
+export const shapeOf = (config: ModelConfig, parameters: number): TrainShape => ({
+  hidden: config.hidden,
+  layers: config.layers,
+  kvWidth: config.kvHeads * config.headDim,
+  ffn: config.ffn.reduce((sum, width) => sum + width, 0) / config.layers,
+  parameters,
+});
+
 const HISTOGRAM = { reach: 1, scale: 98 } as const;
 /** Length of the mean of units' gradients of norm 1, and nats to be had beyond the histogram with neither noise nor hurry. */
 const STEPS = {
@@ -71,7 +81,7 @@ const STEPS = {
   full: { agreement: 0.1, reach: 0.45 },
 } as const;
 /** Below this the steps are mostly noise, whatever the prediction says. */
-const LEAST_SIGNAL = 0.6;
+export const LEAST_SIGNAL = 0.6;
 
 /** Numbers that each method trains by DP-SGD. */
 export function trainedParameters(method: 'norms' | 'lora' | 'full', shape: TrainShape): number {
@@ -131,18 +141,24 @@ export function chooseMethod(request: AutoRequest): AutoChoice {
 }
 
 /**
- * Whether steps are still worth their noise when `units` are there: asked again after the histogram, which counts the units
- * under the same noise (a charged check: there may be far fewer than were expected).
+ * Signal over noise of the steps when `units` are there: looked at again after the histogram, which counts the units under the
+ * same noise (a charged check: there may be far fewer than were expected). Below `LEAST_SIGNAL` steps are not worth taking.
  */
-export function stepsWorth(
+export function signalOf(
   method: 'norms' | 'lora' | 'full',
   shape: TrainShape,
   units: number,
-  mu: number,
-): { worth: boolean; signalToNoise: number } {
-  const { agreement } = STEPS[method];
-  const signalToNoise = (agreement * Math.max(0, units) * mu) / Math.sqrt(trainedParameters(method, shape));
-  return { worth: signalToNoise >= LEAST_SIGNAL, signalToNoise };
+  noise: { readonly noiseMultiplier: number; readonly sampleRate: number; readonly steps: number },
+): number {
+  return (
+    (STEPS[method].agreement * Math.max(0, units) * muOfSteps(noise)) / Math.sqrt(trainedParameters(method, shape))
+  );
+}
+
+/** mu of sampled Gaussian steps: exact without sampling, else their central limit (arXiv 1911.11607). */
+function muOfSteps({ noiseMultiplier: sigma, sampleRate, steps }: Parameters<typeof signalOf>[3]): number {
+  if (sampleRate === 1) return Math.sqrt(steps) / sigma;
+  return sampleRate * Math.sqrt(steps * Math.expm1(sigma ** -2));
 }
 
 const histogramNats = (signal: number): number =>
@@ -175,13 +191,3 @@ function sentence(chosen: Candidate, all: readonly Candidate[], units: number, e
   const others = all.filter(c => c !== chosen).map(about);
   return `auto: ${first}. Predicted for ${units} units at epsilon ${epsilon}, delta ${delta}: ${about(chosen)}; ${others.join('; ')}`;
 }
-
-/** For ledgers and tests: epsilon of the two parts together. */
-export const composedEpsilon = (
-  parts: readonly { noiseMultiplier: number; sampleRate: number; steps: number }[],
-  delta: number,
-): number =>
-  accounted(
-    parts.map(p => ({ noise_multiplier: p.noiseMultiplier, sample_rate: p.sampleRate, steps: p.steps })),
-    delta,
-  );

@@ -1,15 +1,17 @@
 import { invalid } from '../../base/errors.ts';
-import { groupByLength, padBatch, scoredRows } from '../model/engine/batch.ts';
-import { forwardTokens } from '../model/engine/forward.ts';
+import { groupByLength, padBatch, scoredRows, type TokenBatch } from '../model/engine/batch.ts';
+import { forwardTokens, runBlocks } from '../model/engine/forward.ts';
 import { summedPredictions } from '../model/engine/head.ts';
 import type { EngineAdapter, EngineModel } from '../model/engine/model.ts';
-import { type Example, scoredTokens } from '../model/engine/units.ts';
+import { type Example, type HiddenCache, scoredTokens } from '../model/engine/units.ts';
 import type { DpPlan } from '../privacy/index.ts';
+import type { Tensor } from '../tensor/backend.ts';
+import { tensorflow } from '../tensor/backend.ts';
 
 /**
  * A bias on the vocabulary's logits from one release: how often each token occurs in the text, and how often the model
- * expected it. Each unit gives ONE vector [counts ; summed predictions ; mass], clipped by the plan; the vectors are summed
- * and noise is added once. Where a count or an expectation stands out of the noise, the token's bias is
+ * expected it. Each unit gives ONE vector [counts ; summed predictions ; mass ; presence], clipped by the plan; the vectors
+ * are summed and noise is added once. Where a count or an expectation stands out of the noise, the token's bias is
  * log((count + k) / (expected + k)) against that of the rest of the vocabulary, which stays at 0.
  * On 1,000 inquiries at epsilon 8 this halves SmolLM2-135M's held-out perplexity; norm scales can be trained on top of it.
  */
@@ -19,6 +21,10 @@ export interface VocabularyBiasRequest {
   /** One step at sample rate 1 (every unit, once). Without a plan: no clipping, no noise, public text only. */
   readonly plan?: DpPlan;
   readonly adapter?: EngineAdapter;
+  /** [vocabSize], a bias released before: the model's predictions are made with it, and the new bias is to be added to it. */
+  readonly tokenBias?: Float32Array;
+  /** What enters block `from` is taken from here, so that the steps after this release do not compute it again. */
+  readonly lower?: { readonly cache: HiddenCache; readonly from: number };
   /** Padded tokens a microbatch. Default 1024. */
   readonly maxTokens?: number;
   readonly onProgress?: (done: number, total: number) => void | Promise<void>;
@@ -26,6 +32,16 @@ export interface VocabularyBiasRequest {
 
 /** [token id, what to add to its logit], by id. Tokens not named get nothing. */
 export type VocabularyBias = [number, number][];
+
+/** Everything here follows from the noised vector alone: it may be told. */
+export interface VocabularyRelease {
+  readonly bias: VocabularyBias;
+  /** Units with something to count, as the noised vector counts them. Exact without a plan. */
+  readonly units: number;
+  /** Tokens that stood out of the noise, and how many must so that it is not noise that stands out. */
+  readonly passed: number;
+  readonly least: number;
+}
 
 /** Standard deviations of noise that a token must stand out by (3.0 let noise through at 1,000 units and epsilon 1). */
 const THRESHOLD = 3.5;
@@ -35,15 +51,23 @@ const LARGEST = 6;
  * scaled down so that it takes little of the clipped norm: 1.5% for a text of 13 tokens.
  */
 const MASS_SCALE = 0.05;
+/** The share of a unit's norm that says "here": every unit adds the same, so their number is known to 1/share sigma (6 units at epsilon 8). */
+const PRESENCE = 0.1;
+
+/** The bias of `releaseVocabulary` alone. */
+export const vocabularyBias = async (request: VocabularyBiasRequest): Promise<VocabularyBias> =>
+  (await releaseVocabulary(request)).bias;
 
 /** @throws LearndError('invalid') when the plan is not one release over all units, or nothing can be scored. */
-export async function vocabularyBias(request: VocabularyBiasRequest): Promise<VocabularyBias> {
-  const { model, units, plan } = request;
+export async function releaseVocabulary(request: VocabularyBiasRequest): Promise<VocabularyRelease> {
+  const { model, units, plan, tokenBias } = request;
   const { vocabSize } = model.config;
   if (plan !== undefined && (plan.steps !== 1 || plan.sampleRate !== 1))
     throw invalid('plan', 'the vocabulary bias is one release over every unit: a plan of 1 step at sample rate 1');
   if (plan !== undefined && plan.units !== units.length)
     throw invalid('units', `the plan was made for ${plan.units} units, there are ${units.length}`);
+  if (tokenBias !== undefined && tokenBias.length !== vocabSize)
+    throw invalid('tokenBias', `the token bias has ${tokenBias.length} entries, the vocabulary ${vocabSize}`);
   const sum = await releaseSum(request);
   let sigma = 0;
   if (plan !== undefined) {
@@ -51,22 +75,31 @@ export async function vocabularyBias(request: VocabularyBiasRequest): Promise<Vo
     const noise = plan.noise(0, sum.length, 'vocabulary');
     for (let i = 0; i < sum.length; i++) sum[i]! += noise[i]!;
   }
-  return biasFrom(sum, vocabSize, sigma);
+  const bias = biasFrom(sum, vocabSize, sigma);
+  const present =
+    plan === undefined ? units.filter(hasText).length : sum[2 * vocabSize + 1]! / (PRESENCE * plan.sensitivity);
+  return { bias, units: Math.max(0, Math.round(present)), passed: bias.length, least: leastPassed(vocabSize, sigma) };
 }
 
-/** The clipped sum of the units' vectors [2 vocabSize + 1], without noise: a private quantity. */
-async function releaseSum({
-  model,
-  units,
-  plan,
-  adapter,
-  maxTokens = 1024,
-  onProgress,
-}: VocabularyBiasRequest): Promise<Float64Array> {
+const hasText = (unit: readonly Example[]): boolean => unit.some(example => scoredTokens(example) > 0);
+
+/**
+ * How many tokens must pass before a release says more than noise would: of 2 vocabSize entries of pure noise, 2.3e-4 pass
+ * 3.5 standard deviations, here with four standard deviations of that count, and ten to have something to say.
+ */
+function leastPassed(vocabSize: number, sigma: number): number {
+  const byChance = sigma > 0 ? 2 * vocabSize * 2.33e-4 : 0;
+  return Math.ceil(10 + byChance + 4 * Math.sqrt(byChance));
+}
+
+/** The clipped sum of the units' vectors [2 vocabSize + 2], without noise: a private quantity. */
+async function releaseSum(request: VocabularyBiasRequest): Promise<Float64Array> {
+  const { model, units, plan, maxTokens = 1024, onProgress } = request;
   const { vocabSize } = model.config;
-  const sum = new Float64Array(2 * vocabSize + 1);
+  const sum = new Float64Array(2 * vocabSize + 2);
   const useful = units.map(unit => unit.filter(example => scoredTokens(example) > 0));
   const order = useful.map((_, u) => u).filter(u => useful[u]!.length > 0);
+  const bias = request.tokenBias === undefined ? undefined : tensorflow().tensor1d(request.tokenBias);
   for (let at = 0; at < order.length; ) {
     const group: number[] = [];
     let tokens = 0;
@@ -75,20 +108,21 @@ async function releaseSum({
       group.push(order[at++]!);
     }
     const members = group.map(u => useful[u]!);
-    const predictions = predictionsByUnit(model, members, maxTokens, adapter);
+    const predictions = predictionsByUnit(request, members, maxTokens, bias);
     members.forEach((unit, i) => {
       addUnit(sum, unit, predictions.subarray(i * vocabSize, (i + 1) * vocabSize), plan);
     });
     await onProgress?.(at, order.length);
   }
+  bias?.dispose();
   return sum;
 }
 
 function predictionsByUnit(
-  model: EngineModel,
+  { model, adapter, lower }: VocabularyBiasRequest,
   units: readonly (readonly Example[])[],
   maxTokens: number,
-  adapter?: EngineAdapter,
+  bias: Tensor | undefined,
 ): Float32Array {
   const flat = units.flatMap((unit, u) => unit.map(example => ({ example, u })));
   const total = new Float32Array(units.length * model.config.vocabSize);
@@ -105,12 +139,32 @@ function predictionsByUnit(
       members.map(m => m.example.mask),
     );
     const unitOfRow = scored.sequence.map(b => members[b]!.u);
-    const hidden = forwardTokens(model, batch, { adapter });
-    const found = summedPredictions(model, hidden, scored, unitOfRow, units.length);
+    const hidden = lastHidden(
+      model,
+      batch,
+      members.map(m => m.example),
+      adapter,
+      lower,
+    );
+    const found = summedPredictions(model, hidden, scored, unitOfRow, units.length, bias);
     hidden.dispose();
     for (let i = 0; i < total.length; i++) total[i]! += found[i]!;
   }
   return total;
+}
+
+function lastHidden(
+  model: EngineModel,
+  batch: TokenBatch,
+  examples: readonly Example[],
+  adapter: EngineAdapter | undefined,
+  lower: VocabularyBiasRequest['lower'],
+): Tensor {
+  if (lower === undefined) return forwardTokens(model, batch, { adapter });
+  const input = lower.cache.input(model, batch, examples, { from: lower.from, adapter });
+  const hidden = runBlocks(model, input, batch, { from: lower.from, adapter });
+  input.dispose();
+  return hidden;
 }
 
 function addUnit(
@@ -132,11 +186,14 @@ function addUnit(
   let square = (MASS_SCALE * mass) ** 2;
   for (const count of counts.values()) square += count ** 2;
   for (const p of predictions) square += p ** 2;
-  const factor = plan === undefined ? 1 : plan.clipFactor(Math.sqrt(square));
+  // Presence is this share of the whole norm, whatever the text: with it, the norm is norm / sqrt(1 - share^2).
+  const norm = Math.sqrt(square / (1 - PRESENCE ** 2));
+  const factor = plan === undefined ? 1 : plan.clipFactor(norm);
   if (factor === 0) return;
   for (const [token, count] of counts) sum[token]! += factor * count;
   for (let i = 0; i < vocabSize; i++) sum[vocabSize + i]! += factor * predictions[i]!;
   sum[2 * vocabSize]! += factor * MASS_SCALE * mass;
+  sum[2 * vocabSize + 1]! += factor * PRESENCE * norm;
 }
 
 /** Post-processing of the noisy sum. `sigma` is the noise's standard deviation (0 without privacy). */

@@ -95,7 +95,7 @@ export function headLogits(model: EngineModel, hidden: Tensor, rows: Int32Array)
 
 /**
  * Summed next-token probabilities of the scored rows by unit: [units, vocabSize]. What the vocabulary bias compares the
- * observed counts with.
+ * observed counts with. `tokenBias` [vocabSize] is added to the logits.
  */
 export function summedPredictions(
   model: EngineModel,
@@ -103,6 +103,7 @@ export function summedPredictions(
   scored: ScoredRows,
   unitOfRow: Int32Array,
   units: number,
+  tokenBias?: Tensor,
 ): Float32Array {
   const tf = tensorflow();
   const { vocabSize } = model.config;
@@ -112,7 +113,8 @@ export function summedPredictions(
     for (let at = 0; at < scored.rows.length; at += chunk) {
       const end = Math.min(at + chunk, scored.rows.length);
       const next = tf.tidy(() => {
-        const p = tf.softmax(headLogits(model, hidden, scored.rows.slice(at, end)));
+        const logits = headLogits(model, hidden, scored.rows.slice(at, end));
+        const p = tf.softmax(tokenBias === undefined ? logits : tf.add(logits, tokenBias));
         const select = new Float32Array(units * (end - at));
         for (let row = at; row < end; row++) select[unitOfRow[row]! * (end - at) + row - at] = 1;
         return tf.add(sum, matMul(tf.tensor2d(select, [units, end - at]), p));
