@@ -6,5 +6,5 @@ export { mapSource, pretrain, randomWeights, scratchConfig } from './pretrain.ts
 export type { LinearKind, Method } from './trainables.ts';
 export type { TrainProgress, TrainRequest, TrainResult } from './trainer.ts';
 export { defaultOptimizer, train, trainToEnd } from './trainer.ts';
-export type { VocabularyBias, VocabularyBiasRequest } from './vocabulary-bias.ts';
-export { denseBias, vocabularyBias } from './vocabulary-bias.ts';
+export type { VocabularyBias, VocabularyBiasRequest, VocabularyRelease } from './vocabulary-bias.ts';
+export { denseBias, releaseVocabulary, vocabularyBias } from './vocabulary-bias.ts';
