@@ -1,5 +1,6 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { dieWithParent } from '../../base/die-with-parent.ts';
 import { LearndError } from '../../base/errors.ts';
 import { fromWire } from '../../base/wire-error.ts';
 import type { FromWorker, Progress, ToWorker } from './wire.ts';
@@ -111,7 +112,7 @@ export class WorkerProcess {
   #start(): Running {
     // The loader by its full address: the daemon may run in any working directory.
     const child = fork(this.#options.entry ?? ENTRY, [], {
-      execArgv: ['--import', import.meta.resolve('tsx')],
+      ...dieWithParent(['--import', import.meta.resolve('tsx')]),
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       ...(this.#options.env === undefined ? {} : { env: this.#options.env }),

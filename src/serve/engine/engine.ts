@@ -2,9 +2,11 @@
  * The engine process as seen by the daemon: starts it, calls it, starts it again when it dies. A call never outlives the process it
  * was given to. What should be loaded is loaded again by `onStart` (the version table) before calls are let through.
  */
+
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { sleep } from '../../base/clock.ts';
+import { dieWithParent } from '../../base/die-with-parent.ts';
 import { LearndError } from '../../base/errors.ts';
 import { type Log, silentLog } from '../../base/log.ts';
 import { fromWire } from '../../base/wire-error.ts';
@@ -130,7 +132,7 @@ export class EngineProcess {
   #oneLife(): Promise<string> {
     const { threads, sequences, contextSize } = this.#options;
     const child = fork(ENTRY, [], {
-      execArgv: ['--import', import.meta.resolve('tsx')],
+      ...dieWithParent(['--import', import.meta.resolve('tsx')]),
       serialization: 'advanced',
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       env: { ...process.env, LEARND_ENGINE_OPTIONS: JSON.stringify({ threads, sequences, contextSize }) },
