@@ -3,11 +3,15 @@
  * Gaussian. Losses are discretised on a grid (centred cells, mean kept by a shift), convolved by FFT, and read as an upper
  * bound: epsilon at delta - deltaError, plus epsilonError. The loss of removing a unit and that of adding one differ; both are
  * composed, in one complex transform, and the larger bound is reported.
+ *
+ * What the bound carries: mesh error .01 (`epsilonError`; more only where the cells would not fit), and delta / 1000 for the rounding
+ * of losses to cells and for what lies outside the window. The window is that of the COMPOSED loss, from both its tails, which takes
+ * half the cells of one that is symmetric around 0.
  */
 import { LearndError } from '../../base/errors.ts';
 import { fft, inverseFft, makeTwiddles, mirrored, type Twiddles } from './fft.ts';
 import type { Mechanism } from './mechanism.ts';
-import { rdpEpsilon } from './rdp.ts';
+import { DPA_ORDERS, rdpTotal } from './rdp.ts';
 import { erfc } from './special.ts';
 
 /** 8M cells of two float64 arrays and their twiddles: about 0.4 GB, some seconds. */
@@ -18,19 +22,11 @@ const SMALL_EPSILON = 0.02;
 const SMALL_EPSILON_ERROR = 0.002;
 /** The error bound of the discretisation is proved for mesh errors below 1. */
 const MAX_EPSILON_ERROR = 0.5;
+/** Beyond so many standard deviations the noise of one step has a probability below 1e-22: nothing beside the errors accounted for. */
+const NOISE_REACH = 9.8;
 
 const failed = (why: string): LearndError =>
   new LearndError('internal', `numerical composition is not possible here: ${why}`, { retriable: false });
-
-/** P[loss > t] of one step. Remove: the unit is in the first data set. Add: it is in the second. */
-function survival(q: number, sigma: number, t: number, remove: boolean): number {
-  const s = remove ? t : -t;
-  const inner = Math.expm1(s) + q;
-  if (inner <= 0) return remove ? 1 : 0;
-  const x = sigma * sigma * (Math.log(inner) - Math.log(q)) + 0.5;
-  const scale = Math.SQRT1_2 / sigma;
-  return remove ? 0.5 * (q * erfc((x - 1) * scale) + (1 - q) * erfc(x * scale)) : 0.5 * erfc(-x * scale);
-}
 
 /** Mean loss, by the trapezoid rule on the noise's axis, where the integrand is smooth and dies off at both ends. */
 function meanLoss(q: number, sigma: number, remove: boolean): number {
@@ -51,45 +47,98 @@ function meanLoss(q: number, sigma: number, remove: boolean): number {
 interface Grid {
   readonly dt: number;
   readonly size: number;
-  /** Cells -reach ... reach carry mass. */
-  readonly reach: number;
+  /** Cells first ... first + size - 1 hold the composed loss; a cell stands at its number modulo size. */
+  readonly first: number;
   readonly epsilonError: number;
+}
+
+const ORDERS = DPA_ORDERS;
+
+/**
+ * Where the composed loss lies but for a probability of `tail` on either side, in both directions. Upper: Markov on
+ * exp((a - 1) loss), whose mean is exp((a - 1) RDP(a)). Lower: Markov on exp(-a loss), whose mean is exp((a - 1) RDP(a)) of the
+ * opposite direction. The RDP of removing bounds that of adding (arXiv 1908.10530, section 3), so one set of values serves all four.
+ */
+function lossRange(mechanisms: readonly Mechanism[], tail: number): { low: number; high: number } {
+  const rdp = rdpTotal(mechanisms, ORDERS);
+  let low = -Infinity;
+  let high = Infinity;
+  ORDERS.forEach((order, i) => {
+    high = Math.min(high, rdp[i]! - Math.log(tail) / (order - 1));
+    low = Math.max(low, (-(order - 1) * rdp[i]! + Math.log(tail)) / order);
+  });
+  return { low, high };
 }
 
 function makeGrid(mechanisms: readonly Mechanism[], delta: number, deltaError: number, finest: number): Grid {
   const total = mechanisms.reduce((n, m) => n + m.steps, 0);
-  let span = rdpEpsilon(mechanisms, deltaError / 4);
-  for (const m of mechanisms) span = Math.max(span, rdpEpsilon([{ ...m, steps: 1 }], deltaError / (8 * total)));
+  const { low, high } = lossRange(mechanisms, deltaError / 4);
   for (let epsilonError = finest; epsilonError <= MAX_EPSILON_ERROR; epsilonError *= 2) {
-    const half = Math.max(span, epsilonError) + 3;
     const dt = epsilonError / Math.sqrt((total / 2) * Math.log(12 / deltaError));
-    const reach = Math.ceil(half / dt);
-    if (!Number.isFinite(reach)) break;
-    const size = 2 ** Math.max(2, Math.ceil(Math.log2(2 * reach + 2)));
+    // What the discretisation may move the loss by is part of the range.
+    const first = Math.floor((low - 2 * epsilonError) / dt);
+    const cells = Math.ceil((high + 2 * epsilonError) / dt) - first + 1;
+    if (!Number.isFinite(cells)) break;
+    const size = 2 ** Math.max(2, Math.ceil(Math.log2(cells)));
     if (size <= MAX_CELLS) {
       if (size * Number.EPSILON > delta) throw failed(`delta ${delta} is below the rounding error of ${size} cells`);
-      return { dt, size, reach, epsilonError };
+      return { dt, size, first, epsilonError };
     }
   }
   throw failed('the losses spread over more cells than fit');
 }
 
-/** Fills `out` with cell masses, loss 0 at index 0, negative losses wrapped to the end; returns the shift that keeps the mean. */
-function discretise(m: Mechanism, remove: boolean, grid: Grid, out: Float64Array): number {
-  const { dt, size, reach } = grid;
+/**
+ * Adds the cell masses of one step's loss to `remove` and `add`, a cell at its number modulo the size: what would lie outside
+ * wraps around, which changes the composed loss only where it lies outside itself. The loss of adding is minus the loss of
+ * removing seen under the other distribution, so both use the same noise at a cell's edges:
+ * with x = sigma^2 ln((e^t + q - 1) / q) + 1/2, P[remove > t] = q Q((x - 1) / sigma) + (1 - q) Q(x / sigma), P[add < -t] = Q(x / sigma).
+ * @returns the shifts that keep the means
+ */
+function discretise(
+  m: Mechanism,
+  grid: Grid,
+  remove: Float64Array,
+  add: Float64Array,
+): { remove: number; add: number } {
+  const { dt, size } = grid;
   const q = m.sample_rate;
   const sigma = m.noise_multiplier;
-  let left = survival(q, sigma, (-reach - 0.5) * dt, remove);
-  let mean = 0;
-  for (let j = -reach; j <= reach; j++) {
-    const right = survival(q, sigma, (j + 0.5) * dt, remove);
-    const mass = left - right;
-    out[j < 0 ? j + size : j] = mass;
-    mean += j * dt * mass;
-    left = right;
+  const lossAt = (x: number): number => {
+    const u = (2 * x - 1) / (2 * sigma * sigma);
+    return u > 0 ? u + Math.log(q + (1 - q) * Math.exp(-u)) : Math.log1p(q * Math.expm1(u));
+  };
+  const from = Math.floor(lossAt(-NOISE_REACH * sigma) / dt);
+  const to = Math.ceil(lossAt(1 + NOISE_REACH * sigma) / dt);
+  if (to - from > 4 * MAX_CELLS) throw failed('one step alone spreads over more cells than fit');
+  const scale = Math.SQRT1_2 / sigma;
+  const logQ = Math.log(q);
+  let above = 1;
+  // erfc(|x| scale) at the edge before: the side of 0 it was on is kept, because the tail must not be taken from 2.
+  let edge = 0;
+  let negative = true;
+  let meanRemove = 0;
+  let meanAdd = 0;
+  for (let j = from; j <= to; j++) {
+    const inner = Math.expm1((j + 0.5) * dt) + q;
+    const x = inner > 0 ? sigma * sigma * (Math.log(inner) - logQ) + 0.5 : -Infinity;
+    const here = x < 0;
+    const tail = j === to || inner <= 0 ? 0 : erfc(Math.abs(x) * scale);
+    const atX = here ? 2 - tail : tail;
+    const next = j === to ? 0 : here && tail === 0 ? 1 : 0.5 * (q * erfc((x - 1) * scale) + (1 - q) * atX);
+    const mass = above - next;
+    const massAdd = 0.5 * (here ? tail - edge : negative ? 2 - edge - tail : edge - tail);
+    remove[j & (size - 1)]! += mass;
+    add[-j & (size - 1)]! += massAdd;
+    meanRemove += j * dt * mass;
+    meanAdd -= j * dt * massAdd;
+    above = next;
+    edge = tail;
+    negative = here;
   }
-  const shift = meanLoss(q, sigma, remove) - mean;
-  if (!(Math.abs(shift) < dt / 2)) throw failed('the mean of the discretised loss is off by more than half a cell');
+  const shift = { remove: meanLoss(q, sigma, true) - meanRemove, add: meanLoss(q, sigma, false) - meanAdd };
+  if (!(Math.abs(shift.remove) < dt / 2 && Math.abs(shift.add) < dt / 2))
+    throw failed('the mean of the discretised loss is off by more than half a cell');
   return shift;
 }
 
@@ -108,8 +157,8 @@ function multiplyPower(
   const power = (xr: number, xi: number): void => {
     z[0] = 1;
     z[1] = 0;
-    if ((steps / 2) * Math.log(xr * xr + xi * xi) < -300) {
-      z[0] = 0; // below 1e-130: it can't matter, and denormals are slow
+    if ((steps / 2) * Math.log(xr * xr + xi * xi) < -100) {
+      z[0] = 0; // below 1e-43: nothing beside the rounding of the transform
       return;
     }
     for (let n = steps; n > 0; n = Math.floor(n / 2)) {
@@ -149,7 +198,7 @@ function multiplyPower(
 
 /** Smallest epsilon >= 0 at which the composed loss (masses, grid, shift) spends at most delta; read from the top down. */
 function readEpsilon(mass: Float64Array, scale: number, grid: Grid, shift: number, delta: number): number {
-  const { dt, size } = grid;
+  const { dt, size, first } = grid;
   let rounding = 0;
   for (let j = 0; j < size; j++) if (mass[j]! < 0) rounding -= mass[j]! * scale;
   // True masses are not negative: what is shows how large the rounding is, and is taken off the target.
@@ -157,12 +206,16 @@ function readEpsilon(mass: Float64Array, scale: number, grid: Grid, shift: numbe
   if (!(rounding < delta / 100)) throw failed(`rounding (${rounding}) is not small beside delta`);
   let above = 0;
   let discounted = 0;
-  for (let j = size / 2 - 1; j >= -size / 2; j--) {
+  const growth = Math.exp(dt);
+  let discount = Math.exp(-((first + size) * dt + shift));
+  for (let j = first + size - 1; j >= first; j--) {
     const t = j * dt + shift;
-    const p = Math.max(0, mass[j < 0 ? j + size : j]! * scale);
+    const p = Math.max(0, mass[j & (size - 1)]! * scale);
+    // exp(-t) from cell to cell; anew now and then, so that rounding does not add up.
+    discount = (j & 1023) === 0 ? Math.exp(-t) : discount * growth;
     const nextAbove = above + p;
-    const nextDiscounted = discounted + p * Math.exp(-t);
-    if (nextAbove - Math.exp(t) * nextDiscounted > target) return Math.log((above - target) / discounted);
+    const nextDiscounted = discounted + p * discount;
+    if (nextAbove - nextDiscounted / discount > target) return Math.log((above - target) / discounted);
     if (t < 0) return 0;
     above = nextAbove;
     discounted = nextDiscounted;
@@ -195,8 +248,9 @@ function compose(mechanisms: readonly Mechanism[], delta: number, finest: number
   for (const m of mechanisms) {
     re.fill(0);
     im.fill(0);
-    shiftRemove += m.steps * discretise(m, true, grid, re);
-    shiftAdd += m.steps * discretise(m, false, grid, im);
+    const shift = discretise(m, grid, re, im);
+    shiftRemove += m.steps * shift.remove;
+    shiftAdd += m.steps * shift.add;
     fft(re, im, twiddles);
     multiplyPower(re, im, m.steps, accRe, accIm);
   }
