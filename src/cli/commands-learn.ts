@@ -1,7 +1,8 @@
 import { type Command, Option } from 'commander';
+import { buildCommands } from './commands-build.ts';
 import { action, integer, later, number, reply } from './frame.ts';
 
-/** Commands that need no daemon: policies, training, tokenizers, evaluation, drift, privacy, export, compression. */
+/** Commands that need no daemon: policies, training, drift, privacy. */
 
 const asJson = (result: unknown): string => JSON.stringify(result, null, 2);
 
@@ -40,38 +41,9 @@ function trainCommands(program: Command): void {
     .option('--minutes <n>', 'stop after so long', number)
     .option('--out <dir>', 'where the result goes');
   action(train, async (_, options) => reply(await (await import('./train.ts')).run(options as never), asJson));
-
-  const tokenizer = program.command('tokenizer').description('train a tokenizer, encode text');
-  const trainer = tokenizer
-    .command('train')
-    .argument('<files...>')
-    .requiredOption('--vocab <n>', 'vocabulary size', integer);
-  action(trainer.requiredOption('--out <file>', 'tokenizer.json'), async (files, options) => {
-    const { train: run } = await import('./tokenizer.ts');
-    const result = await run({ files, vocab: options.vocab as number, out: options.out as string });
-    return reply(result, r => `${r.vocab_size} tokens in ${r.file}`);
-  });
-  const encoder = tokenizer
-    .command('encode')
-    .requiredOption('--model <model>', 'GGUF file, model folder, or tokenizer.json');
-  action(encoder.requiredOption('--file <file>', 'a text a line'), async (_, options) => {
-    const { encode } = await import('./tokenizer.ts');
-    const result = await encode({ model: options.model as string, file: options.file as string });
-    return reply(result, r => r.ids.map(ids => ids.join(' ')).join('\n'));
-  });
 }
 
 function measureCommands(program: Command): void {
-  const evaluate = program.command('eval').description('measure a model or predictions');
-  const perplexity = evaluate.command('perplexity').requiredOption('--model <model>', 'GGUF file or model folder');
-  action(perplexity.requiredOption('--file <file>', 'a sequence a line'), async (_, options) => {
-    const { run, human } = await import('./eval-perplexity.ts');
-    return reply(await run({ model: options.model as string, file: options.file as string }), human);
-  });
-  action(evaluate.command('f1').requiredOption('--file <file>', 'JSONL {"true","predicted"}'), async (_, options) => {
-    const { run, human } = await import('./eval-f1.ts');
-    return reply(await run({ file: options.file as string }), human);
-  });
   const drift = program
     .command('drift')
     .description('run a drift detector over a file of numbers')
@@ -120,66 +92,10 @@ function privacyCommands(program: Command): void {
   later(privacy, 'verify', 'check the hash chain of the ledger');
 }
 
-function modelCommands(program: Command): void {
-  const format = new Option('--format <format>').choices(['gguf', 'safetensors', 'peft']).makeOptionMandatory();
-  const out = program
-    .command('export')
-    .argument('<model>')
-    .description('write a model in another format')
-    .addOption(format);
-  action(
-    out.requiredOption('--out <dir>').option('--data <dir>', "the daemon's data directory"),
-    async ([model], options) => {
-      const { run, human } = await import('./export.ts');
-      return reply(
-        await run({
-          model: model!,
-          format: options.format as never,
-          out: options.out as string,
-          data: options.data as string | undefined,
-        }),
-        human,
-      );
-    },
-  );
-  later(program, 'import', 'import a model as a version');
-  later(program, 'build', 'build a model from raw text');
-
-  const model = program.command('model').description('prune or quantize outside the daemon');
-  const prune = model
-    .command('prune')
-    .argument('<model>')
-    .option('--ffn <width>', 'width kept', integer)
-    .option('--drop-layers <n>', 'layers dropped', integer)
-    .option('--calibration <file>', 'public text, a line a sample')
-    .requiredOption('--out <file>', 'GGUF');
-  action(prune, async ([path], options) => {
-    const { prune: run } = await import('./model.ts');
-    return reply(
-      await run({
-        model: path!,
-        ...(options as { ffn?: number; dropLayers?: number; calibration?: string; out: string }),
-      }),
-      asJson,
-    );
-  });
-  const quantize = model
-    .command('quantize')
-    .argument('<model>')
-    .requiredOption('--type <type>', 'q8_0, q4_0, f16, …')
-    .requiredOption('--out <file>', 'GGUF');
-  action(quantize, async ([path], options) => {
-    const { quantize: run } = await import('./model.ts');
-    return reply(await run({ model: path!, type: options.type as string, out: options.out as string }), asJson);
-  });
-  later(model, 'distill', 'distil a smaller student');
-  later(model, 'merge', 'merge an adapter into its base');
-}
-
 export function learnCommands(program: Command): void {
   policyCommands(program);
   trainCommands(program);
   measureCommands(program);
   privacyCommands(program);
-  modelCommands(program);
+  buildCommands(program);
 }

@@ -1,4 +1,6 @@
 /** The jobs of the compute worker: what each is asked and what it answers. */
+import type { LayerMethod } from '../compress/by-text.ts';
+import type { WidthMethod } from '../compress/scores.ts';
 import type { VersionFiles } from '../model/version.ts';
 import type { Clip } from '../privacy/plan.ts';
 import type { CallOptions } from './process.ts';
@@ -97,6 +99,11 @@ export interface Jobs {
       files: Pick<ModelFiles, 'model' | 'adapter'>;
       ffn?: number;
       dropLayers?: number;
+      /** How neurons and layers are chosen (compress/by-text.ts); default: mean activation, block influence. */
+      method?: WidthMethod;
+      layersBy?: LayerMethod;
+      uneven?: boolean;
+      seed?: string;
       calibration: readonly string[];
       threads: number;
       out: string;

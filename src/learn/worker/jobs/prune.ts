@@ -1,5 +1,5 @@
-import { prune as pruneModel } from '../../compress/prune.ts';
-import { activationStatistics, loadEngineModel } from '../../model/engine/index.ts';
+import { pruneByText } from '../../compress/by-text.ts';
+import { loadEngineModel } from '../../model/engine/index.ts';
 import { writeModelGguf } from '../../model/export.ts';
 import { readLoraGguf } from '../../model/lora.ts';
 import { mergeLora } from '../../model/merge.ts';
@@ -15,9 +15,10 @@ const SEQUENCE = 256;
 
 /** Makes the model smaller by what its parts do on public text; an adapter is worked in first. */
 export async function prune(input: Jobs['prune']['input'], context: JobContext): Promise<Jobs['prune']['result']> {
-  const { model, adapter } = input.files;
+  const { files, calibration, threads, out, ...plan } = input;
+  const { model, adapter } = files;
   forget();
-  tensorflow({ threads: input.threads });
+  tensorflow({ threads });
   const checkpoint = await openModel(model);
   const lora = adapter && readLoraGguf(adapter.path, checkpoint.config);
   const weights =
@@ -26,27 +27,13 @@ export async function prune(input: Jobs['prune']['input'], context: JobContext):
       : mergeLora(checkpoint.weights, { ...lora, alpha: lora.alpha * adapter!.scale });
   const source = { config: checkpoint.config, weights };
   await context.breathe();
-  const engine = loadEngineModel(source);
-  const sequences = input.calibration.map(text => checkpoint.tokenizer.encode(text).slice(0, SEQUENCE));
-  context.progress({ stage: 'calibration', done: 0, total: sequences.length });
+  const sequences = calibration.map(text => checkpoint.tokenizer.encode(text).slice(0, SEQUENCE));
+  const pruned = pruneByText(source, () => loadEngineModel(source), sequences, plan, {
+    onProgress: (stage, done, total) => context.progress({ stage, done, total }),
+  });
   await context.breathe();
-  const statistics = activationStatistics(engine, sequences);
-  engine.dispose();
-  context.progress({ stage: 'calibration', done: sequences.length, total: sequences.length });
-  await context.breathe();
-  const pruned = pruneModel(
-    source,
-    {
-      ffn: statistics.ffn.map(scores => Float32Array.from(scores)),
-      blockInfluence: Float32Array.from(statistics.influence),
-    },
-    {
-      ...(input.ffn === undefined ? {} : { ffn: input.ffn }),
-      ...(input.dropLayers === undefined ? {} : { dropLayers: input.dropLayers }),
-    },
-  );
   const parts = partsOf(checkpoint, { config: pruned.config, weights: pruned.weights });
-  const written = await writeModelGguf(parts, input.out, {
+  const written = await writeModelGguf(parts, out, {
     type: lora === undefined ? 'keep' : typeAfterMerge(checkpoint),
     source: checkpoint,
   });

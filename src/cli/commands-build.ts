@@ -1,0 +1,101 @@
+import { type Command, Option } from 'commander';
+import { action, integer, later, reply } from './frame.ts';
+
+/** Commands about models as files: tokenizers, evaluation, export, compression. */
+
+const asJson = (result: unknown): string => JSON.stringify(result, null, 2);
+
+function tokenizerCommands(program: Command): void {
+  const tokenizer = program.command('tokenizer').description('train a tokenizer, encode text');
+  const trainer = tokenizer
+    .command('train')
+    .argument('<files...>')
+    .requiredOption('--vocab <n>', 'vocabulary size', integer);
+  action(trainer.requiredOption('--out <file>', 'tokenizer.json'), async (files, options) => {
+    const { train: run } = await import('./tokenizer.ts');
+    const result = await run({ files, vocab: options.vocab as number, out: options.out as string });
+    return reply(result, r => `${r.vocab_size} tokens in ${r.file}`);
+  });
+  const encoder = tokenizer
+    .command('encode')
+    .requiredOption('--model <model>', 'GGUF file, model folder, or tokenizer.json');
+  action(encoder.requiredOption('--file <file>', 'a text a line'), async (_, options) => {
+    const { encode } = await import('./tokenizer.ts');
+    const result = await encode({ model: options.model as string, file: options.file as string });
+    return reply(result, r => r.ids.map(ids => ids.join(' ')).join('\n'));
+  });
+}
+
+function evalCommands(program: Command): void {
+  const evaluate = program.command('eval').description('measure a model or predictions');
+  const perplexity = evaluate.command('perplexity').requiredOption('--model <model>', 'GGUF file or model folder');
+  action(perplexity.requiredOption('--file <file>', 'a sequence a line'), async (_, options) => {
+    const { run, human } = await import('./eval-perplexity.ts');
+    return reply(await run({ model: options.model as string, file: options.file as string }), human);
+  });
+  action(evaluate.command('f1').requiredOption('--file <file>', 'JSONL {"true","predicted"}'), async (_, options) => {
+    const { run, human } = await import('./eval-f1.ts');
+    return reply(await run({ file: options.file as string }), human);
+  });
+}
+
+function modelCommands(program: Command): void {
+  const format = new Option('--format <format>').choices(['gguf', 'safetensors', 'peft']).makeOptionMandatory();
+  const out = program
+    .command('export')
+    .argument('<model>')
+    .description('write a model in another format')
+    .addOption(format);
+  action(
+    out.requiredOption('--out <dir>').option('--data <dir>', "the daemon's data directory"),
+    async ([model], options) => {
+      const { run, human } = await import('./export.ts');
+      return reply(
+        await run({
+          model: model!,
+          format: options.format as never,
+          out: options.out as string,
+          data: options.data as string | undefined,
+        }),
+        human,
+      );
+    },
+  );
+  later(program, 'import', 'import a model as a version');
+  later(program, 'build', 'build a model from raw text');
+
+  const model = program.command('model').description('prune or quantize outside the daemon');
+  const prune = model
+    .command('prune')
+    .argument('<model>')
+    .option('--method <method>', 'neurons by activation (default), flap, wanda, magnitude, random')
+    .option('--ffn <width>', 'width kept', integer)
+    .option('--uneven', 'the width is an average: each layer keeps what its neurons are worth')
+    .option('--drop-layers <n>', 'layers dropped', integer)
+    .option('--layers-by <method>', 'layers by influence (default), sleb, random')
+    .option('--sparsity <share>', 'zero single weights instead: a share, or 2:4 (nothing gets faster)')
+    .option('--seed <text>', 'of random choices')
+    .option('--calibration <file>', 'public text, a line a sample')
+    .requiredOption('--out <file>', 'GGUF');
+  action(prune, async ([path], options) => {
+    const { prune: run } = await import('./model.ts');
+    return reply(await run({ model: path!, ...(options as { out: string }) }), asJson);
+  });
+  const quantize = model
+    .command('quantize')
+    .argument('<model>')
+    .requiredOption('--type <type>', 'q8_0, q4_0, f16, …')
+    .requiredOption('--out <file>', 'GGUF');
+  action(quantize, async ([path], options) => {
+    const { quantize: run } = await import('./model.ts');
+    return reply(await run({ model: path!, type: options.type as string, out: options.out as string }), asJson);
+  });
+  later(model, 'distill', 'distil a smaller student');
+  later(model, 'merge', 'merge an adapter into its base');
+}
+
+export function buildCommands(program: Command): void {
+  tokenizerCommands(program);
+  evalCommands(program);
+  modelCommands(program);
+}
