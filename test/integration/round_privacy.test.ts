@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import type { ActionOf } from '../../src/events/actions.ts';
 import { epsilon } from '../../src/learn/privacy/accountant.ts';
 import type { Mechanism } from '../../src/learn/privacy/mechanism.ts';
-import type { TextTrainingInput, TrainingResult } from '../../src/learn/worker/types.ts';
+import type { DocumentsInput, DocumentsTrained, NoiseInput } from '../../src/learn/worker/types.ts';
 import { type Compute, runRound } from '../../src/loop/round/index.ts';
 import { type RoundWork, workOf } from '../../src/loop/round/work.ts';
 import { listLedger, spent, unsettled } from '../../src/store/ledger.ts';
@@ -22,12 +23,12 @@ const train: ActionOf<'finetune'> = {
   max_minutes: 1,
 };
 
-type NormsInput = TextTrainingInput & { layers: number };
+type Asked = DocumentsInput & { readonly noise: NoiseInput | undefined };
 
 interface Pretend {
-  /** What the trainings were asked. */
-  readonly asked: NormsInput[];
-  answer: (input: NormsInput) => Partial<TrainingResult> | Promise<Partial<TrainingResult>>;
+  /** What the trainings were asked, with the noise of their steps. */
+  readonly asked: Asked[];
+  answer: (input: Asked) => Partial<DocumentsTrained> | Promise<Partial<DocumentsTrained>>;
   /** Nats a token that the stored files seem to give. */
   reread: number;
 }
@@ -36,20 +37,24 @@ async function deployment(t: TestContext, options: { ports?: object; settings?: 
   const pretend: Pretend = { asked: [], answer: () => ({}), reread: 1 };
   const worker: Compute = {
     threads: 1,
-    call: (async (job: string, input: NormsInput) => {
-      assert.equal(job, 'train-norms');
+    call: (async (job: string, given: DocumentsInput) => {
+      assert.equal(job, 'train-documents');
+      const noise = given.steps?.noise;
+      const input: Asked = { ...given, noise: noise === 'none' ? undefined : noise };
       pretend.asked.push(input);
-      await writeFile(input.out, `weights ${pretend.asked.length}`);
+      const path = join(given.folder, 'weights.gguf');
+      await writeFile(path, `weights ${pretend.asked.length}`);
       return {
-        file: { path: input.out, sha256: '', bytes: 0 },
-        steps: input.noise!.steps,
+        model: { file: { path, sha256: '', bytes: 0 }, quantization: 'f32', parameters: 1, notes: [] },
+        steps: input.noise?.steps ?? (given.steps ? 30 : 0),
+        notes: [],
         outOfTime: false,
         seconds: 1,
         tokensPerSecond: 1,
         change: 1,
         check: 1,
         ...(await pretend.answer(input)),
-      };
+      } satisfies DocumentsTrained;
     }) as Compute['call'],
     perplexity: async (_files, texts) => texts.map(() => ({ nll: pretend.reread, tokens: 1, bytes: 1, first: null })),
     classify: async () => assert.fail('nothing is classified here'),
@@ -223,23 +228,8 @@ test('rows erased after the view was frozen are not trained on; with none left n
 test('without noise only public rows are seen, also when another action put private ones into the view', async t => {
   const { d, pretend } = await deployment(t);
   await d.document([{ text: 'the news of today', source: 'news', public: true }]);
-  pretend.answer = input => (input.noise ? {} : { steps: 30 });
-  const worker = d.ports.openWorker();
-  const call = worker.call;
-  const ports = {
-    ...d.ports,
-    openWorker: (): Compute => ({
-      ...worker,
-      call: ((job: string, input: NormsInput) =>
-        // The same answers; `steps` of a training without noise comes from `answer`.
-        call(
-          job as 'train-norms',
-          input.noise ? input : { ...input, noise: { steps: 30 } as never },
-        )) as Compute['call'],
-    }),
-  };
   const { id } = await d.begin([train, { ...train, epsilon: 'none' }]);
-  const round = await runRound(ports, id, new AbortController().signal);
+  const round = await runRound(d.ports, id, new AbortController().signal);
   assert.deepEqual([round.state, round.error], ['published', null]);
   const [noised, plain] = pretend.asked;
   assert.equal(noised!.documents.length, 13);
@@ -258,4 +248,55 @@ test('at most so many rows of one user: the newest', async t => {
     pretend.asked[0]!.documents.filter(row => row.unit === 'u:many').map(row => row.text),
     ['row 6', 'row 7', 'row 8'],
   );
+});
+
+const auto = { ...train, method: 'auto' } as const;
+
+test('auto: with many users a histogram and then steps, one reservation with both mechanisms, together within epsilon', async t => {
+  const { d, pretend } = await deployment(t, { settings: { 'privacy.expected_users': 100_000 } });
+  const round = await d.run([auto]);
+  assert.deepEqual([round.state, round.error], ['published', null]);
+  const [asked] = pretend.asked;
+  const { histogram, noise } = asked!;
+  assert.ok(histogram !== undefined && histogram !== 'none' && noise !== undefined);
+  assert.notEqual(histogram.seed, noise.seed);
+  assert.deepEqual([histogram.steps, histogram.sampleRate], [1, 1]);
+  const [reserved] = (await listLedger(d.db)).filter(row => row.entry === 'reserve');
+  const mechanisms = reserved!.mechanism as Mechanism[];
+  assert.deepEqual(
+    mechanisms.map(m => [m.noise_multiplier, m.sample_rate, m.steps]),
+    [histogram, noise].map(n => [n.noiseMultiplier, n.sampleRate, n.steps]),
+  );
+  const together = epsilon(mechanisms, 1e-6);
+  assert.ok(together <= 4 && together > 3.99, `${together}`);
+  assert.deepEqual(await settled(d), mechanisms);
+  assert.ok(!/seed/.test(JSON.stringify(round.work)));
+  assert.match(JSON.stringify(workOf(round).notes), /auto: a noised histogram of tokens \(\d+% of the budget\), then/);
+});
+
+test('auto: with few users the histogram alone gets the whole budget', async t => {
+  const { d, pretend } = await deployment(t);
+  const round = await d.run([auto]);
+  assert.equal(pretend.asked[0]!.steps, undefined);
+  assert.match(JSON.stringify(workOf(round).notes), /the histogram alone|histogram of tokens alone/);
+  assert.ok(round.epsilon <= 4 && round.epsilon > 3.99);
+});
+
+test('too little stands out of the noise: rejected with the reason, no candidate, the histogram alone is charged', async t => {
+  const { d, pretend } = await deployment(t, { settings: { 'privacy.expected_users': 100_000 } });
+  pretend.answer = () => ({
+    nothing: 'too little to publish: 3 tokens stood out',
+    steps: 0,
+    model: undefined as never,
+  });
+  const round = await d.run([auto]);
+  assert.deepEqual([round.state, round.candidate, await d.champion()], ['rejected', null, 1]);
+  assert.match(round.error!, /too little to publish: 3 tokens stood out/);
+  assert.match(JSON.stringify(round.verdict), /stands out of the noise/);
+  const paid = await settled(d);
+  assert.equal(paid.length, 1);
+  assert.equal(paid[0]!.steps, 1);
+  assert.ok(round.epsilon > 0 && round.epsilon < 4);
+  assert.deepEqual(await entries(d), ['reserve', 'declare', 'settle']);
+  assert.ok(!/seed/.test(JSON.stringify(round.work)));
 });

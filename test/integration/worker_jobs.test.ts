@@ -6,7 +6,7 @@ import { readLoraGguf } from '../../src/learn/model/lora.ts';
 import { openModel } from '../../src/learn/model/open.ts';
 import { PUBLIC_SENTENCES } from '../../src/learn/training/public-text.ts';
 import { ComputeWorker } from '../../src/learn/worker/client.ts';
-import type { NoiseInput, TextScore } from '../../src/learn/worker/types.ts';
+import type { DocumentsInput, NoiseInput, TextScore } from '../../src/learn/worker/types.ts';
 import { testFolder } from '../support/daemon.ts';
 import { writeTinyHead, writeTinyLora, writeTinyModel } from '../support/tiny-model.ts';
 
@@ -78,49 +78,55 @@ test('a trained adapter moves the model; a second one on top is stacked exactly,
   const model = await writeTinyModel(folder, 'base', 1);
   const worker = new ComputeWorker({ threads: 2 });
   t.after(() => worker.close());
-  const input = { documents, sequence: 32, perUnit: 4, maxSeconds: 60, threads: 2, rank: 2 };
-  const first = await worker.call('train-lora', { ...input, files: { model }, out: join(folder, '1.gguf') });
-  const one = { path: first.file.path, scale: 1 };
-  const second = await worker.call('train-lora', {
+  const steps = { method: { kind: 'lora', rank: 2 }, noise: 'none' } as const;
+  const input = { documents, sequence: 32, perUnit: 4, maxSeconds: 60, threads: 2, steps };
+  const first = await worker.call('train-documents', { ...input, files: { model }, folder: join(folder, '1') });
+  const one = { path: first.adapter!.file.path, scale: 1 };
+  const second = await worker.call('train-documents', {
     ...input,
     files: { model, adapter: one },
-    out: join(folder, '2.gguf'),
+    folder: join(folder, '2'),
   });
-  assert.deepEqual([first.rank, second.rank, second.steps], [2, 4, 30]);
+  const two = { path: second.adapter!.file.path, scale: 1 };
+  assert.deepEqual([first.adapter!.rank, second.adapter!.rank, second.steps], [2, 4, 30]);
   assert.ok(first.change > 0 && first.check > 0);
   const trained = documents.map(d => d.text);
   const at = async (files: Parameters<typeof worker.perplexity>[0]) => nll(await worker.perplexity(files, trained));
   const before = await at({ model });
   const after = await at({ model, adapter: one });
-  const both = await at({ model, adapter: { path: second.file.path, scale: 1 } });
+  const both = await at({ model, adapter: two });
   assert.ok(after < before - 0.05 && both < after - 0.05, `${before}, ${after}, ${both}`);
   const merged = await worker.call('merge', {
-    files: { model, adapter: { path: second.file.path, scale: 1 } },
+    files: { model, adapter: two },
     out: join(folder, 'merged.gguf'),
   });
   near(await at({ model: merged.file.path }), both, 1e-4);
-  const read = readLoraGguf(second.file.path, (await openModel(model)).config);
+  const read = readLoraGguf(two.path, (await openModel(model)).config);
   assert.deepEqual([read.rank, read.alpha], [4, 4]);
 });
 
 test('private norm scales: the same seed makes the same release, another seed another; a time limit counts the steps taken', async t => {
   const folder = testFolder(t, 'jobs');
   const model = await writeTinyModel(folder, 'base', 1);
-  const input = { files: { model }, documents, noise, layers: 2, sequence: 32, perUnit: 4, maxSeconds: 60, threads: 2 };
-  const train = async (name: string, change: Partial<typeof input> = {}) => {
+  const stepsWith = (noise: NoiseInput) => ({ method: { kind: 'norms', layers: 2 }, noise }) as const;
+  const input = { files: { model }, documents, sequence: 32, perUnit: 4, maxSeconds: 60, threads: 2 };
+  const train = async (name: string, change: Partial<DocumentsInput> = {}) => {
     // A worker of its own each time, as after a crash.
     const worker = new ComputeWorker({ threads: 2 });
     try {
-      return await worker.call('train-norms', { ...input, ...change, out: join(folder, name) });
+      return await worker.call('train-documents', {
+        ...{ ...input, steps: stepsWith(noise), folder: join(folder, name) },
+        ...change,
+      });
     } finally {
       await worker.close();
     }
   };
-  const [a, b] = [await train('a.gguf'), await train('b.gguf')];
-  assert.equal(a.file.sha256, b.file.sha256);
-  const other = await train('c.gguf', { noise: { ...noise, seed: 'cd'.repeat(32) } });
-  assert.notEqual(a.file.sha256, other.file.sha256);
-  const cut = await train('d.gguf', { maxSeconds: 0 });
+  const [a, b] = [await train('a'), await train('b')];
+  assert.equal(a.model!.file.sha256, b.model!.file.sha256);
+  const other = await train('c', { steps: stepsWith({ ...noise, seed: 'cd'.repeat(32) }) });
+  assert.notEqual(a.model!.file.sha256, other.model!.file.sha256);
+  const cut = await train('d', { maxSeconds: 0 });
   assert.deepEqual([a.steps, a.outOfTime, cut.steps, cut.outOfTime], [4, false, 1, true]);
 });
 
@@ -130,19 +136,18 @@ test('cancelled while it trains: no file is left', async t => {
   const worker = new ComputeWorker({ threads: 2 });
   t.after(() => worker.close());
   const stop = new AbortController();
-  const out = join(folder, 'never.gguf');
+  const out = join(folder, 'never');
   const training = worker.call(
-    'train-norms',
+    'train-documents',
     {
       files: { model },
       documents,
-      noise: { ...noise, steps: 500 },
-      layers: 2,
+      steps: { method: { kind: 'norms', layers: 2 }, noise: { ...noise, steps: 500 } },
       sequence: 32,
       perUnit: 4,
       maxSeconds: 60,
       threads: 2,
-      out,
+      folder: out,
     },
     { signal: stop.signal, onProgress: ({ done }) => done > 1 && stop.abort() },
   );

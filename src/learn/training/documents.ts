@@ -4,7 +4,7 @@ import { HiddenCache } from '../model/engine/units.ts';
 import type { DpPlan } from '../privacy/index.ts';
 import type { Method } from './trainables.ts';
 import { type TrainProgress, type TrainRequest, type TrainResult, trainToEnd } from './trainer.ts';
-import { denseBias, releaseVocabulary, type VocabularyBias, type VocabularyRelease } from './vocabulary-bias.ts';
+import { denseBias, releaseVocabulary, tidy, type VocabularyBias, type VocabularyRelease } from './vocabulary-bias.ts';
 
 /**
  * Training on documents in up to two parts: one histogram of tokens, whose bias is added to the logits, and steps on top of it,
@@ -110,5 +110,5 @@ export function addBiases(a: VocabularyBias, b: VocabularyBias): VocabularyBias 
   return [...sum]
     .filter(([, value]) => value !== 0)
     .sort(([x], [y]) => x - y)
-    .map(([token, value]) => [token, Math.max(-LARGEST_SUM, Math.min(LARGEST_SUM, value))]);
+    .map(([token, value]) => [token, tidy(Math.max(-LARGEST_SUM, Math.min(LARGEST_SUM, value)))]);
 }

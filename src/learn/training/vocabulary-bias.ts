@@ -196,6 +196,9 @@ function addUnit(
   sum[2 * vocabSize + 1]! += factor * PRESENCE * norm;
 }
 
+/** Four digits after the point: what is trained on top of, stored and served is the same number. */
+export const tidy = (bias: number): number => Math.round(bias * 1e4) / 1e4;
+
 /** Post-processing of the noisy sum. `sigma` is the noise's standard deviation (0 without privacy). */
 function biasFrom(sum: Float64Array, vocabSize: number, sigma: number): VocabularyBias {
   const smoothing = 0.3 * sigma + 0.05;
@@ -215,7 +218,7 @@ function biasFrom(sum: Float64Array, vocabSize: number, sigma: number): Vocabula
   // What the chosen tokens leave of the mass: only its ratio matters, and noise must not turn it negative.
   const least = Math.max(smoothing, 0.01 * Math.abs(mass));
   const rest = Math.log(Math.max(least, restCounts) / Math.max(least, restExpected));
-  return chosen.map(([token, bias]) => [token, Math.max(-LARGEST, Math.min(LARGEST, bias - rest))]);
+  return chosen.map(([token, bias]) => [token, tidy(Math.max(-LARGEST, Math.min(LARGEST, bias - rest)))]);
 }
 
 /** As the engine's `tokenBias` wants it: [vocabSize]. */

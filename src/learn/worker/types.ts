@@ -80,15 +80,8 @@ export interface Jobs {
       readonly check: readonly Classification[];
     };
   };
-  'train-norms': {
-    input: TextTrainingInput & { layers: number };
-    result: TrainingResult;
-  };
-  'train-lora': {
-    input: TextTrainingInput & { rank: number };
-    /** The file holds the adapter given, if any, and the new one, stacked. */
-    result: TrainingResult & { readonly rank: number };
-  };
+  /** On documents: a histogram's bias, steps of one method, or the one and then the other. */
+  'train-documents': { input: DocumentsInput; result: DocumentsTrained };
   /** Works the adapter into the weights. */
   merge: {
     input: { files: Pick<ModelFiles, 'model' | 'adapter'>; out: string };
@@ -144,7 +137,7 @@ export interface UnitText {
   readonly text: string;
 }
 
-/** What trainings answer. Figures that are not covered by the noise (losses, norms) never leave the worker. */
+/** What a head's training answers. Figures that are not covered by the noise (losses, norms) never leave the worker. */
 export interface TrainingResult {
   readonly file: WrittenBlob;
   /** Steps taken, each of them released in the weights. */
@@ -158,17 +151,47 @@ export interface TrainingResult {
   readonly check: number;
 }
 
-export interface TextTrainingInput {
-  readonly files: Pick<ModelFiles, 'model' | 'adapter'>;
+export interface DocumentsInput {
+  readonly files: ModelFiles;
   readonly documents: readonly UnitText[];
-  /** undefined: without noise. */
-  readonly noise?: NoiseInput;
+  /** A histogram first (or alone), with this noise; `none`: without noise. */
+  readonly histogram?: NoiseInput | 'none';
+  /** Then steps of this method, with this noise; `none`: without noise. An adapter under `full` must have been merged. */
+  readonly steps?: { readonly method: StepMethod; readonly noise: NoiseInput | 'none' };
   /** Longest piece of a document, tokens, and most pieces of one unit. */
   readonly sequence: number;
   readonly perUnit: number;
   readonly maxSeconds: number;
   readonly threads: number;
-  readonly out: string;
+  /** Folder for what is written. */
+  readonly folder: string;
+}
+
+export type StepMethod =
+  /** Of the last so many blocks. */
+  | { readonly kind: 'norms'; readonly layers: number }
+  /** Of the last so many blocks; without `layers` of all. The file holds the adapter given, if any, and the new one, stacked. */
+  | { readonly kind: 'lora'; readonly rank: number; readonly layers?: number }
+  | { readonly kind: 'full' };
+
+/** What was not made is absent: it is as it was before. */
+export interface DocumentsTrained {
+  /** JSON [[token id, bias], …]: the whole bias of the model from now on. */
+  readonly bias?: { readonly file: WrittenBlob; readonly tokens: number };
+  readonly adapter?: { readonly file: WrittenBlob; readonly rank: number };
+  readonly model?: ModelResult;
+  /** Steps taken, each of them released in the weights. */
+  readonly steps: number;
+  /** Too little stood out of the histogram's noise: why nothing is to be published. The histogram counts as released. */
+  readonly nothing?: string;
+  readonly notes: readonly string[];
+  readonly outOfTime: boolean;
+  readonly seconds: number;
+  readonly tokensPerSecond: number;
+  /** L2 norm of the difference between weights before and after: above 0 where steps were taken. */
+  readonly change: number;
+  /** Nats a token on the first public sentences, of the model in memory with its bias: what the files must give again. */
+  readonly check: number;
 }
 
 export type JobName = keyof Jobs;

@@ -25,8 +25,7 @@ export async function checkText(
   expected: number,
   call: CallOptions,
 ): Promise<void> {
-  // As trained: logit biases are added when serving and were not part of it.
-  const { logitBias: _, ...files } = await languageFiles(ports.artifacts, manifest);
+  const files = await languageFiles(ports.artifacts, manifest);
   const scores = await worker.perplexity(files, SENTENCES, quiet(call));
   const found = scores.reduce((sum, s) => sum + s.nll, 0) / scores.reduce((sum, s) => sum + s.tokens, 0);
   if (!(Math.abs(found - expected) <= TOLERANCE.nats))

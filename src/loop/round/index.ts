@@ -11,7 +11,7 @@ import { type MachineContext, runRound as run } from './machine.ts';
 import { planStep } from './plan.ts';
 import type { RoundPorts } from './ports.ts';
 import { trainStep, withoutSeed } from './train.ts';
-import { workOf } from './work.ts';
+import { noisesOf, workOf } from './work.ts';
 
 export type { Verdict } from './judge.ts';
 export type { Compute, RoundPorts } from './ports.ts';
@@ -56,7 +56,7 @@ async function settleFailed(tx: Queryable, round: RoundRow) {
   // Read anew: that a noised step may have happened was noted after the step's own copy of the row was read.
   const { begun = false, reserved = [], trainings = [] } = workOf(await getRound(tx, round.id));
   const mechanisms = begun ? reserved : [];
-  const delta = trainings.find(training => training.noise)!.noise!.delta;
+  const { delta } = trainings.flatMap(noisesOf)[0]!;
   await settle(tx, {
     round: round.id,
     mechanisms,

@@ -55,7 +55,8 @@ export const STATES: Readonly<Record<RoundState, StateRow>> = {
   reserved: {
     done: 'the view is frozen and the privacy cost reserved',
     step: 'train',
-    to: ['trained', 'refused', 'failed'],
+    // `rejected`: too little stood out of the noise for anything to be published.
+    to: ['trained', 'rejected', 'refused', 'failed'],
   },
   trained: { done: 'trained parts are stored and the cost settled', step: 'compress', to: ['compressed', 'failed'] },
   compressed: { done: "the candidate's files are whole", step: 'evaluate', to: ['evaluated', 'failed'] },

@@ -1,17 +1,16 @@
-import { randomBytes } from 'node:crypto';
 import { LearndError } from '../../base/errors.ts';
 import type { Action } from '../../events/actions.ts';
 import { epsilon, noiseMultiplier } from '../../learn/privacy/accountant.ts';
-import { SEED_BYTES } from '../../learn/privacy/noise.ts';
 import type { Queryable } from '../../store/database.ts';
 import { declare, reserve } from '../../store/ledger.ts';
 import { freezeDocuments, freezeHoldout, freezeLabels, publicSources, tasksInView } from '../../store/round-rows.ts';
 import type { RoundRow } from '../../store/rounds.ts';
 import type { Outcome, Step } from './machine.ts';
+import { documentTraining, seeded } from './plan-documents.ts';
 import type { RoundPorts } from './ports.ts';
 import { type Finetune, type Program, programOf } from './program.ts';
 import { RECIPES, sampleRate } from './recipes.ts';
-import { type Compression, mechanismOf, type Noise, type RoundWork, type Training } from './work.ts';
+import { type Compression, mechanismsOf, type Noise, type RoundWork, type Training } from './work.ts';
 
 type Candidate = Extract<Program, { kind: 'candidate' }>;
 
@@ -100,19 +99,18 @@ async function freezeAndReserve(
               'Send documents, or wait until they have been scored',
             );
       view.documents = rows;
-      const kind = finetune.method === 'lora' ? 'lora' : 'norms';
-      const base = { kind, minutes: finetune.minutes } as const;
-      if (publicOnly) {
-        trainings.push(base);
+      const { training, why } = await documentTraining(ports, round, finetune, budget.delta);
+      trainings.push(training);
+      notes.push(why);
+      if (publicOnly)
         await declare(tx, {
           round: round.id,
           what: 'training without noise',
           why: `documents of sources declared public: ${(await publicSources(tx, round.id)).join(', ')}`,
         });
-      } else trainings.push({ ...base, noise: seeded(noiseOf(ports, finetune, budget.delta, 1)) });
     }
   }
-  const mechanisms = trainings.flatMap(({ noise }) => (noise ? [mechanismOf(noise)] : []));
+  const mechanisms = trainings.flatMap(training => mechanismsOf(training));
   if (mechanisms.length > 0) {
     await reserve(tx, {
       round: round.id,
@@ -145,9 +143,9 @@ async function freezeAndReserve(
 
 const nothing = (message: string, hint: string): LearndError => new LearndError('conflict', message, { hint });
 
-/** The smallest noise that keeps `parts` trainings of one action together at its epsilon. */
+/** The smallest noise that keeps `parts` heads of one action together at its epsilon. */
 function noiseOf(ports: RoundPorts, finetune: Finetune, delta: number, parts: number): Noise {
-  const recipe = RECIPES[finetune.method];
+  const recipe = RECIPES.head;
   const expectedUnits = ports.settings.privacy.expected_users;
   const rate = sampleRate(recipe, expectedUnits);
   return {
@@ -164,5 +162,3 @@ function noiseOf(ports: RoundPorts, finetune: Finetune, delta: number, parts: nu
     delta,
   };
 }
-
-const seeded = (noise: Noise): Noise => ({ ...noise, seed: randomBytes(SEED_BYTES).toString('hex') });

@@ -17,7 +17,8 @@ export type Program =
   | { readonly kind: 'nothing' };
 
 export interface Finetune {
-  readonly method: 'head' | 'norms' | 'lora';
+  /** `auto`: which of bias, norms, lora and full, is decided by public constants when the cost is planned (training/auto.ts). */
+  readonly method: 'auto' | 'head' | 'bias' | 'norms' | 'lora' | 'full';
   readonly data: 'feedback' | 'documents';
   readonly epsilon: number | 'none';
   readonly minutes: number;
@@ -93,17 +94,8 @@ function finetune(action: ActionOf<'finetune'>): Finetune {
   return { method, data, epsilon, minutes: action.max_minutes };
 }
 
-/** `auto`: what was measured to work best under that privacy (algorithms 11 and 12: heads; norm scales on private text, LoRA on public). */
-function methodOf(action: ActionOf<'finetune'>): Finetune['method'] {
-  switch (action.method) {
-    case 'auto':
-      if (action.data === 'feedback') return 'head';
-      return action.epsilon === 'none' ? 'lora' : 'norms';
-    case 'head':
-    case 'norms':
-    case 'lora':
-      return action.method;
-    default:
-      throw laterVersion(`finetune with method ${action.method}`);
-  }
+/** Labelled feedback is for heads; which method documents get is decided where the deployment's constants are known. */
+function methodOf({ method, data }: ActionOf<'finetune'>): Finetune['method'] {
+  if (method === 'auto' && data === 'feedback') return 'head';
+  return method;
 }

@@ -12,11 +12,15 @@ export interface Recipe {
   readonly clip: Clip;
 }
 
-export const RECIPES: Readonly<Record<'head' | 'norms' | 'lora', Recipe>> = {
+/** The clip of the histogram: every unit with a token to count has a norm above 1. */
+export const HISTOGRAM_CLIP: Clip = { kind: 'flat', bound: 1 };
+
+export const RECIPES: Readonly<Record<'head' | 'norms' | 'lora' | 'full', Recipe>> = {
   head: { steps: HEAD_STEPS, unitsPerStep: Number.POSITIVE_INFINITY, clip: HEAD_CLIP },
   // Every unit normalised to 1, 400-600 units a step, 5-12 steps.
   norms: { steps: 8, unitsPerStep: 500, clip: { kind: 'auto-s' } },
-  lora: { steps: 20, unitsPerStep: 250, clip: { kind: 'auto-s' } },
+  lora: { steps: 20, unitsPerStep: 500, clip: { kind: 'auto-s' } },
+  full: { steps: 20, unitsPerStep: 1000, clip: { kind: 'auto-s' } },
 };
 
 /** From public constants alone. */

@@ -2,8 +2,9 @@ import { join } from 'node:path';
 import { LearndError } from '../../base/errors.ts';
 import type { Blob, VersionManifest } from '../../learn/model/version.ts';
 import { epsilon } from '../../learn/privacy/accountant.ts';
+import { PRIVATE_LAYERS, PRIVATE_RANK } from '../../learn/training/auto.ts';
 import type { CallOptions } from '../../learn/worker/process.ts';
-import type { NoiseInput, TextTrainingInput, TrainingResult } from '../../learn/worker/types.ts';
+import type { DocumentsInput, NoiseInput, StepMethod } from '../../learn/worker/types.ts';
 import { getFact, setFact } from '../../store/facts.ts';
 import { settle } from '../../store/ledger.ts';
 import { appendEvent } from '../../store/outbox.ts';
@@ -16,17 +17,17 @@ import type { Step } from './machine.ts';
 import type { Compute, RoundPorts } from './ports.ts';
 import {
   type HeadTraining,
-  mechanismOf,
+  mechanismsOf,
   type Noise,
+  noisesOf,
   type TextTraining,
   type Trained,
   type Training,
   workOf,
 } from './work.ts';
 
-/** Blocks whose norm scales are trained, and the rank of a new adapter (algorithms 12). */
-const NORM_LAYERS = 6;
-const LORA_RANK = 8;
+/** Rank of an adapter trained without noise, on all blocks. */
+const PUBLIC_RANK = 8;
 /** Stacked adapters beyond this cost more to serve than merged weights. */
 const MOST_RANK = 64;
 /** Pieces of one unit's documents, and their length in tokens: what a unit costs in time. */
@@ -56,10 +57,12 @@ export function trainStep(ports: RoundPorts): Step {
     if (trainings.length === 0) return { to: 'trained', work: { manifest: parent.manifest } };
     await refuseErased(ports, round, trainings);
     // From here on a noised step may have happened.
-    if (trainings.some(t => t.noise)) await noteWork(ports.db, round, ports.fence, { begun: true });
+    if (trainings.some(t => noisesOf(t).length > 0)) await noteWork(ports.db, round, ports.fence, { begun: true });
     const folder = await freshFolder(ports.settings.data, round.id);
     const worker = ports.openWorker();
     const trained: Trained[] = [];
+    const notes: string[] = [...(workOf(round).notes ?? [])];
+    let nothing: string | undefined;
     let manifest = parent.manifest;
     try {
       for (const training of trainings) {
@@ -77,17 +80,25 @@ export function trainStep(ports: RoundPorts): Step {
             : await trainText(context, manifest, training);
         manifest = done.manifest;
         trained.push(done.trained);
+        notes.push(...(done.notes ?? []));
+        nothing ??= done.nothing;
       }
     } finally {
       await worker.close();
       await removeFolder(ports.settings.data, round.id);
     }
-    const released = trainings.flatMap(({ noise }, i) => (noise ? [mechanismOf(noise, trained[i]!.steps)] : []));
-    const { delta } = trainings.find(t => t.noise)?.noise ?? ports.budget();
+    const released = trainings.flatMap((training, i) => mechanismsOf(training, trained[i]!.steps));
+    const { delta } = trainings.flatMap(noisesOf)[0] ?? ports.budget();
     return {
-      to: 'trained',
+      // Nothing stood out of the noise, and nothing else was changed: what was released counts, and there is no candidate.
+      ...(nothing !== undefined && manifest === parent.manifest
+        ? { to: 'rejected' as const, error: nothing, verdict: nothingLearned(nothing) }
+        : { to: 'trained' as const }),
       // The seeds go: whoever has one can take the noise off again.
-      work: { manifest, trained, begun: null, trainings: trainings.map(withoutSeed) },
+      work: {
+        ...{ manifest, trained, begun: null, trainings: trainings.map(withoutSeed) },
+        notes: nothing === undefined ? notes : [...notes, nothing],
+      },
       epsilon: epsilon(released, delta),
       commit: async tx => {
         if (released.length > 0) await settle(tx, { round: round.id, mechanisms: released, delta, compose: epsilon });
@@ -97,10 +108,21 @@ export function trainStep(ports: RoundPorts): Step {
   };
 }
 
+const nothingLearned = (reason: string) => ({
+  admitted: false,
+  lines: [{ expression: 'something stands out of the noise', result: 'fail', reason, values: {} }],
+});
+
 export const withoutSeed = (training: Training): Training => {
-  if (!training.noise) return training;
-  const { seed: _, ...noise } = training.noise;
-  return { ...training, noise } as Training;
+  const bare = (noise: Noise): Noise => {
+    const { seed: _, ...rest } = noise;
+    return rest;
+  };
+  return {
+    ...training,
+    ...(training.noise && { noise: bare(training.noise) }),
+    ...(training.kind !== 'head' && training.histogram && { histogram: bare(training.histogram) }),
+  } as Training;
 };
 
 /** Everything erased since the view was frozen is gone from it; with nothing left there is nothing to train on. */
@@ -109,7 +131,7 @@ async function refuseErased(ports: RoundPorts, round: RoundRow, trainings: reado
     const rows =
       training.kind === 'head'
         ? await viewLabels(ports.db, round.id, training.task)
-        : (await viewDocuments(ports.db, round.id)).filter(row => training.noise !== undefined || row.public);
+        : (await viewDocuments(ports.db, round.id)).filter(row => noisesOf(training).length > 0 || row.public);
     if (rows.length === 0)
       throw new LearndError('conflict', 'every row of the training view has been erased since it was frozen', {
         retriable: false,
@@ -147,6 +169,9 @@ function watched(ports: RoundPorts, round: RoundRow, training: Training, signal:
 interface Done {
   readonly manifest: VersionManifest;
   readonly trained: Trained;
+  readonly notes?: readonly string[];
+  /** Why there is nothing to publish of it. */
+  readonly nothing?: string | undefined;
 }
 
 const noiseInput = (noise: Noise): NoiseInput => {
@@ -220,35 +245,61 @@ async function featureModel(
 async function trainText(context: Context, before: VersionManifest, training: TextTraining): Promise<Done> {
   const { ports, round, worker, folder, call } = context;
   const view = await viewDocuments(ports.db, round.id);
+  const isPrivate = noisesOf(training).length > 0;
   // Another action of the round may have put private documents into the view: without noise they must not be seen.
-  const documents = training.noise ? view : view.filter(row => row.public);
-  const way = training.noise ? 'private' : 'public';
+  const documents = isPrivate ? view : view.filter(row => row.public);
+  const way = isPrivate ? 'private' : 'public';
+  const { kind } = training;
   let manifest = before;
-  if (training.kind === 'lora' && (manifest.adapter?.rank ?? 0) + LORA_RANK > MOST_RANK)
-    manifest = await merged(context, manifest);
-  const input: TextTrainingInput = {
+  const tooMany = kind === 'lora' && (manifest.adapter?.rank ?? 0) + rankOf(isPrivate) > MOST_RANK;
+  if (manifest.adapter && (kind === 'full' || tooMany)) manifest = await merged(context, manifest);
+  const input: DocumentsInput = {
     files: await languageFiles(ports.artifacts, manifest),
     documents: documents.map(({ unit, text }) => ({ unit, text })),
-    ...(training.noise ? { noise: noiseInput(training.noise) } : {}),
+    ...(isPrivate
+      ? training.histogram && { histogram: noiseInput(training.histogram) }
+      : kind === 'bias' && { histogram: 'none' }),
+    ...(kind !== 'bias' && {
+      steps: { method: stepMethod(kind, isPrivate), noise: training.noise ? noiseInput(training.noise) : 'none' },
+    }),
     sequence: SEQUENCE[way],
     perUnit: PIECES[way],
     maxSeconds: training.minutes * 60,
     threads: worker.threads,
-    out: join(folder, `${training.kind}.gguf`),
+    folder,
   };
-  let next: VersionManifest;
-  let result: TrainingResult;
-  if (training.kind === 'norms') {
-    result = await worker.call('train-norms', { ...input, layers: NORM_LAYERS }, call);
-    next = { ...manifest, model: { ...manifest.model, ...(await keep(ports.artifacts, result.file, 'gguf')) } };
-  } else {
-    const lora = await worker.call('train-lora', { ...input, rank: LORA_RANK }, call);
-    const blob = await keep(ports.artifacts, lora.file, 'gguf');
-    next = { ...manifest, adapter: { ...blob, scale: 1, rank: lora.rank } };
-    result = lora;
-  }
+  const result = await worker.call('train-documents', input, call);
+  const { bias, adapter, model, nothing, notes, steps, seconds } = result;
+  const trained: Trained = { kind, steps, seconds, ...(bias && { biased: bias.tokens }) };
+  if (nothing !== undefined) return { manifest: before, trained, notes, nothing };
+  const next: VersionManifest = {
+    ...manifest,
+    ...(model && {
+      model: {
+        ...(await keep(ports.artifacts, model.file, 'gguf')),
+        ...{ quantization: model.quantization, parameters: model.parameters },
+      },
+    }),
+    ...(adapter && {
+      adapter: { ...(await keep(ports.artifacts, adapter.file, 'gguf')), scale: 1, rank: adapter.rank },
+    }),
+    ...(bias && { logit_bias: await keep(ports.artifacts, bias.file, 'json') }),
+  };
   await checkText(ports, worker, next, result.check, call);
-  return { manifest: next, trained: { kind: training.kind, steps: result.steps, seconds: result.seconds } };
+  return { manifest: next, trained, notes };
+}
+
+const rankOf = (isPrivate: boolean): number => (isPrivate ? PRIVATE_RANK : PUBLIC_RANK);
+
+function stepMethod(kind: Exclude<TextTraining['kind'], 'bias'>, isPrivate: boolean): StepMethod {
+  switch (kind) {
+    case 'norms':
+      return { kind, layers: PRIVATE_LAYERS };
+    case 'lora':
+      return { kind, rank: rankOf(isPrivate), ...(isPrivate && { layers: PRIVATE_LAYERS }) };
+    case 'full':
+      return { kind };
+  }
 }
 
 /** The manifest with its adapter worked into the weights. */

@@ -23,7 +23,7 @@ export interface Noise {
 
 interface TrainingBase {
   readonly minutes: number;
-  /** undefined: without noise, on documents of sources declared public. */
+  /** Of its steps. */
   readonly noise?: Noise;
 }
 
@@ -34,8 +34,15 @@ export interface HeadTraining extends TrainingBase {
   readonly noise: Noise;
 }
 
+/**
+ * On documents, in up to two parts: a histogram of tokens (a bias on the vocabulary's logits), and steps of a method. Neither has
+ * noise: on documents of sources declared public.
+ */
 export interface TextTraining extends TrainingBase {
-  readonly kind: 'norms' | 'lora';
+  /** What the steps train; `bias`: the histogram is all. */
+  readonly kind: 'bias' | 'norms' | 'lora' | 'full';
+  /** Of the histogram, before the steps. */
+  readonly histogram?: Noise;
 }
 
 export type Training = HeadTraining | TextTraining;
@@ -51,6 +58,8 @@ export interface Trained {
   readonly task?: string;
   readonly steps: number;
   readonly seconds: number;
+  /** Tokens with a bias, of all rounds together. */
+  readonly biased?: number;
 }
 
 export interface Figures {
@@ -83,3 +92,17 @@ export const mechanismOf = (noise: Noise, steps = noise.steps): Mechanism => ({
   sample_rate: noise.sampleRate,
   steps,
 });
+
+/** Of its parts, in the order in which they are released. None: it adds no noise. */
+export const noisesOf = (training: Training): Noise[] =>
+  [training.kind === 'head' ? undefined : training.histogram, training.noise].filter(noise => noise !== undefined);
+
+/** All that a training may release, or what it did release when its steps ended early. */
+export const mechanismsOf = (training: Training, steps?: number): Mechanism[] => {
+  const histogram = training.kind === 'head' ? undefined : training.histogram;
+  const { noise } = training;
+  return [
+    ...(histogram ? [mechanismOf(histogram)] : []),
+    ...(noise && steps !== 0 ? [mechanismOf(noise, steps ?? noise.steps)] : []),
+  ];
+};

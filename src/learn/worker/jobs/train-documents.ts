@@ -1,0 +1,169 @@
+import { join } from 'node:path';
+import { invalid, LearndError } from '../../../base/errors.ts';
+import { loadEngineAdapter, loadEngineModel, toHost } from '../../model/engine/index.ts';
+import { EditedWeights, writeLoraGguf, writeModelGguf } from '../../model/export.ts';
+import { textChunk, writeAtomically } from '../../model/formats/atomic-file.ts';
+import { stackAdapters } from '../../model/lora.ts';
+import { mergeLora } from '../../model/merge.ts';
+import type { HostTensor, WeightSource } from '../../model/types.ts';
+import { LEAST_SIGNAL, shapeOf, signalOf } from '../../training/auto.ts';
+import { type DocumentsRequest, trainDocuments } from '../../training/documents.ts';
+import { denseBias, type VocabularyBias } from '../../training/index.ts';
+import type { JobContext } from '../serve.ts';
+import type { DocumentsInput, DocumentsTrained, Jobs } from '../types.ts';
+import { forget, type Loaded, load } from './loaded.ts';
+import { modelResult, parametersOf, partsOf } from './model-file.ts';
+import { checkFigure, planOf, unitsOf } from './text-training.ts';
+
+/** Examples of a step without noise, and how often each is seen (40 steps of 64 took SmolLM2-135M from 96 to 24: algorithms 12). */
+const BATCH = 32;
+const PASSES = 3;
+const FEWEST_STEPS = 30;
+const MOST_STEPS = 400;
+
+type Trained = Awaited<ReturnType<typeof trainDocuments>>;
+
+/**
+ * Trains on documents and writes what changed: a bias as JSON, norm scales and full weights as a model file in which everything else
+ * is copied as it is stored, LoRA as an adapter file. Progress tells steps and speed only: losses are not covered by the noise.
+ */
+export async function trainDocumentsJob(
+  input: Jobs['train-documents']['input'],
+  context: JobContext,
+): Promise<DocumentsTrained> {
+  forget();
+  const loaded = await loadForTraining(input);
+  const { model, checkpoint } = loaded;
+  const units = unitsOf(input, checkpoint.tokenizer);
+  const started = performance.now();
+  const before = input.steps?.method.kind === 'norms' ? norms(model) : undefined;
+  const trained = await trainDocuments({
+    ...{ model, units, maxSeconds: input.maxSeconds, signal: context.signal },
+    ...(loaded.adapter && { adapter: loaded.adapter }),
+    ...(input.files.logitBias && { bias: input.files.logitBias.map(([token, value]) => [token, value]) }),
+    ...(input.histogram && {
+      histogram: { plan: input.histogram === 'none' ? undefined : planOf(input.histogram, units.length) },
+    }),
+    ...(input.steps && { steps: stepsOf(input.steps, units) }),
+    ...(input.histogram && input.steps && { notWorth: worthOf(input.steps, loaded) }),
+    onHistogram: async (done, total) => {
+      context.progress({ stage: 'histogram', done, total });
+      await context.breathe();
+    },
+    onStep: ({ step, steps: total, tokensPerSecond }) =>
+      context.progress({ stage: 'steps', done: step, total, facts: { tokensPerSecond: Math.round(tokensPerSecond) } }),
+  });
+  try {
+    const files = trained.nothing === undefined ? await writeFiles(input, loaded, trained, context, before) : undefined;
+    return {
+      ...(files ?? { change: 0, check: 0 }),
+      ...(trained.nothing !== undefined && { nothing: trained.nothing }),
+      steps: trained.steps?.steps ?? 0,
+      notes: [...trained.notes, ...(files?.model?.notes ?? [])],
+      outOfTime: trained.steps?.outOfTime ?? false,
+      seconds: (performance.now() - started) / 1000,
+      tokensPerSecond: trained.steps?.tokensPerSecond ?? 0,
+    };
+  } finally {
+    loaded.adapter?.dispose();
+    model.dispose();
+  }
+}
+
+/** A new adapter is trained over the weights with the version's own adapter worked in: nothing is rounded, both are stacked later. */
+async function loadForTraining(input: DocumentsInput): Promise<Loaded> {
+  const loaded = await load(input.files, input.threads);
+  const { lora, checkpoint, adapter } = loaded;
+  if (lora === undefined || input.steps === undefined || input.steps.method.kind === 'norms') return loaded;
+  if (input.steps.method.kind === 'full')
+    throw invalid('method', 'full training of a model under an adapter: merge the adapter first');
+  adapter?.dispose();
+  loaded.model.dispose();
+  const weights = mergeLora(checkpoint.weights, lora);
+  return { checkpoint, lora, adapter: undefined, model: loadEngineModel({ config: checkpoint.config, weights }) };
+}
+
+function stepsOf(
+  { method, noise }: NonNullable<DocumentsInput['steps']>,
+  units: ReturnType<typeof unitsOf>,
+): NonNullable<DocumentsRequest['steps']> {
+  if (noise !== 'none') return { method, plan: planOf(noise, units.length), seed: Buffer.from(noise.seed, 'hex') };
+  const examples = units.reduce((sum, unit) => sum + unit.length, 0);
+  const steps = Math.min(MOST_STEPS, Math.max(FEWEST_STEPS, Math.ceil((PASSES * examples) / BATCH)));
+  return { method, steps, batch: BATCH, schedule: { kind: 'cosine', warmup: 5, floor: 0.1 } };
+}
+
+/** The charged check (training/auto.ts): with the units that the histogram counted, are the steps worth their noise? */
+function worthOf({ method, noise }: NonNullable<DocumentsInput['steps']>, { checkpoint }: Loaded) {
+  if (noise === 'none') return () => undefined;
+  const shape = shapeOf(checkpoint.config, parametersOf(checkpoint.weights));
+  return (units: number): string | undefined => {
+    const signal = signalOf(method.kind, shape, units, noise);
+    if (signal >= LEAST_SIGNAL) return undefined;
+    return `no steps after the histogram: with the ${units} units that it counted, their signal would be ${signal.toPrecision(2)} of the noise (at least ${LEAST_SIGNAL} is asked for)`;
+  };
+}
+
+type Written = Pick<DocumentsTrained, 'bias' | 'adapter' | 'model' | 'change' | 'check'>;
+
+async function writeFiles(
+  input: DocumentsInput,
+  loaded: Loaded,
+  { bias, release, steps }: Trained,
+  context: JobContext,
+  before: ReadonlyMap<string, HostTensor> | undefined,
+): Promise<Written> {
+  const { checkpoint, model } = loaded;
+  const tokenBias = bias && denseBias(bias, checkpoint.config.vocabSize);
+  const written: { -readonly [K in 'bias' | 'adapter' | 'model']?: Written[K] } = {};
+  if (bias && release) written.bias = await writeBias(bias, join(input.folder, 'bias.json'));
+  let change = 0;
+  let check: number;
+  if (steps?.adapter) {
+    // B starts at zero: its norm is how far the product has moved.
+    const pairs = [...steps.adapter.pairs.values()];
+    change = Math.sqrt(pairs.reduce((sum, { b }) => sum + b.data.reduce((square, x) => square + x * x, 0), 0));
+    const fresh = loadEngineAdapter(model, steps.adapter);
+    check = await checkFigure({ ...loaded, adapter: fresh }, context, tokenBias);
+    fresh.dispose();
+    const whole = loaded.lora === undefined ? steps.adapter : stackAdapters(loaded.lora, steps.adapter);
+    const file = await writeLoraGguf(whole, checkpoint, join(input.folder, 'lora.gguf'));
+    written.adapter = { file: { path: file.path, sha256: file.sha256, bytes: file.bytes }, rank: whole.rank };
+  } else {
+    check = await checkFigure(loaded, context, tokenBias);
+    if (steps?.weights) {
+      change = before === undefined ? steps.lastChange : distance(before, steps.weights);
+      const parts = partsOf(checkpoint, { weights: EditedWeights.overlay(checkpoint.weights, steps.weights) });
+      const type = input.steps!.method.kind === 'full' ? typeOfFull(checkpoint.weights) : 'keep';
+      const file = await writeModelGguf(parts, join(input.folder, 'weights.gguf'), { type, source: checkpoint });
+      written.model = modelResult(file, parts);
+    }
+  }
+  if (steps && !(change > 0)) throw new LearndError('internal', 'the weights are the same after training as before');
+  return { ...written, change, check };
+}
+
+/** Small changes of all weights would be rounded away by block formats. */
+function typeOfFull(weights: WeightSource): 'keep' | 'f16' {
+  const typed = weights as WeightSource & { storedType?: (name: string) => string };
+  const blocks = weights.names().some(name => /^(q\d|iq|tq)/.test(typed.storedType?.(name) ?? ''));
+  return blocks ? 'f16' : 'keep';
+}
+
+async function writeBias(bias: VocabularyBias, path: string): Promise<NonNullable<Written['bias']>> {
+  return { file: await writeAtomically(path, textChunk(JSON.stringify(bias))), tokens: bias.length };
+}
+
+const norms = (model: Loaded['model']): ReadonlyMap<string, HostTensor> =>
+  new Map(
+    model.parameterNames().flatMap(name => (/norm\.weight$/.test(name) ? [[name, toHost(model.parameter(name))]] : [])),
+  );
+
+function distance(before: ReadonlyMap<string, HostTensor>, after: ReadonlyMap<string, HostTensor>): number {
+  let square = 0;
+  for (const [name, { data }] of after) {
+    const old = before.get(name)!.data;
+    for (let i = 0; i < data.length; i++) square += (data[i]! - old[i]!) ** 2;
+  }
+  return Math.sqrt(square);
+}
