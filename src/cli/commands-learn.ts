@@ -25,21 +25,43 @@ function trainCommands(program: Command): void {
   const train = program
     .command('train')
     .description('train a model outside the daemon')
-    .requiredOption('--model <model>', 'GGUF file, model folder, or smollm2-135m')
-    .requiredOption('--file <file>', 'text (a line a unit), JSONL or CSV')
+    .option('--model <model>', 'GGUF file, model folder, or smollm2-135m')
+    .option('--file <file>', 'text (a line a unit), JSONL or CSV')
     .addOption(
-      new Option('--method <method>').choices(['auto', 'full', 'lora', 'norms', 'bias', 'head']).default('auto'),
+      new Option(
+        '--method <method>',
+        'full weights; LoRA; norm scales; bias (vectors where the model has them, else a bias on the vocabulary); head (a classifier)',
+      )
+        .choices(['auto', 'full', 'lora', 'norms', 'bias', 'head'])
+        .default('auto'),
     )
-    .requiredOption('--epsilon <e>', 'privacy to spend, or none')
-    .option('--delta <d>', 'delta', number)
+    .option('--epsilon <e>', 'privacy to spend, or none')
+    .option('--delta <d>', 'delta (default 1e-6)', number)
+    .addOption(
+      new Option('--objective <name>', 'what the loss is about (default next_token)').choices([
+        'next_token',
+        'instruct',
+        'classify',
+        'preference',
+      ]),
+    )
     .option('--steps <n>', 'steps', integer)
     .option('--batch <n>', 'units expected in a step', integer)
     .option('--sequence <n>', 'tokens in a sequence', integer)
+    .option('--rank <n>', 'rank of the LoRA adapter', integer)
+    .option('--targets <list>', 'linear layers under LoRA: q,k,v,o,gate,up,down or attention,mlp (default all)')
+    .option('--layers <n>', 'only the last blocks (lora, norms)', integer)
+    .option('--rate <r>', 'learning rate', number)
+    .option('--ema <d>', 'decay of an average of iterates, which is then the result', number)
     .option('--user <column>', 'column that holds the user')
     .option('--text <column>', 'column that holds the text')
     .option('--label <column>', 'column that holds the label')
+    .option('--labels <list>', 'the labels, public: a,b,c or a file with one a line')
+    .option('--holdout <file>', 'rows to measure a head on')
     .option('--minutes <n>', 'stop after so long', number)
-    .option('--out <dir>', 'where the result goes');
+    .option('--checkpoint-every <n>', 'save after so many steps (default: about every minute)', integer)
+    .option('--out <dir>', 'where the result goes (default: trained)')
+    .option('--resume <dir>', 'go on with the training that was interrupted in that folder');
   action(train, async (_, options) => reply(await (await import('./train.ts')).run(options as never), asJson));
 }
 

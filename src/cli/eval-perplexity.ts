@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs';
+import { invalid } from '../base/errors.ts';
 import { openModel } from '../learn/model/open.ts';
 import { modelPath } from './model-path.ts';
 import { ensureNative } from './native.ts';
@@ -14,7 +16,7 @@ export interface PerplexityReport {
 }
 
 /** Float32 on dequantized weights; the first token of each line is not scored; progress on standard error. */
-export async function run(options: { model: string; file: string }): Promise<PerplexityReport> {
+export async function run(options: { model: string; file: string; logitBias?: string }): Promise<PerplexityReport> {
   const lines = textLines(options.file);
   const checkpoint = await openModel(await modelPath(options.model));
   ensureNative();
@@ -27,6 +29,7 @@ export async function run(options: { model: string; file: string }): Promise<Per
       model,
       lines.map(line => checkpoint.tokenizer.encode(line)),
       {
+        ...(options.logitBias && { tokenBias: readBias(options.logitBias, checkpoint.config.vocabSize) }),
         onBatch: (done, total) => {
           if (Date.now() - said < 2000) return;
           said = Date.now();
@@ -41,6 +44,29 @@ export async function run(options: { model: string; file: string }): Promise<Per
   } finally {
     model.dispose();
   }
+}
+
+/** A bias on the vocabulary as `learnd train` writes it: [[token, value], …]. */
+function readBias(file: string, vocabSize: number): Float32Array {
+  const dense = new Float32Array(vocabSize);
+  let rows: unknown;
+  try {
+    rows = JSON.parse(readFileSync(file, 'utf8'));
+  } catch (cause) {
+    throw invalid('logit-bias', `${file}: ${(cause as Error).message}`, { cause });
+  }
+  if (!Array.isArray(rows)) throw invalid('logit-bias', `${file} is not a list of [token, value]`);
+  for (const row of rows as unknown[]) {
+    const [token, value] = Array.isArray(row) ? (row as unknown[]) : [];
+    if (
+      !Number.isInteger(token) ||
+      !((token as number) >= 0 && (token as number) < vocabSize) ||
+      !Number.isFinite(value)
+    )
+      throw invalid('logit-bias', `${file}: ${JSON.stringify(row)} is not [token, value] for ${vocabSize} tokens`);
+    dense[token as number] = value as number;
+  }
+  return dense;
 }
 
 export const human = (r: PerplexityReport): string =>

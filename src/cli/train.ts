@@ -1,34 +1,21 @@
-import { mkdirSync } from 'node:fs';
-import { join } from 'node:path';
-import { invalid, LearndError, laterVersion } from '../base/errors.ts';
-import { EditedWeights, writeLoraGguf, writeModelGguf, writePeft } from '../learn/model/export.ts';
-import { type OpenedModel, openModel } from '../learn/model/open.ts';
-import { type DpPlan, epsilon, makePlan } from '../learn/privacy/index.ts';
+import { randomBytes } from 'node:crypto';
+import { existsSync, readdirSync, statSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { LearndError } from '../base/errors.ts';
+import { sha256OfFile } from '../learn/model/formats/atomic-file.ts';
+import { SEED_BYTES } from '../learn/privacy/noise.ts';
+import { isSealed, type Sealed, unseal } from '../learn/training/seal.ts';
 import { modelPath } from './model-path.ts';
-import { ensureNative } from './native.ts';
-import { readTrainRows, type TrainRow } from './train-data.ts';
+import { checkOptions, checkOut, checkpointFolder, resumedOptions, type TrainOptions } from './train-options.ts';
 
-export interface TrainOptions {
-  readonly model: string;
-  readonly file: string;
-  readonly method: 'auto' | 'full' | 'lora' | 'norms' | 'bias' | 'head';
-  readonly epsilon: string;
-  readonly delta?: number;
-  readonly steps?: number;
-  readonly batch?: number;
-  readonly sequence?: number;
-  readonly user?: string;
-  readonly text?: string;
-  readonly label?: string;
-  readonly minutes?: number;
-  readonly out?: string;
-}
+export type { TrainOptions } from './train-options.ts';
 
 export interface Trained {
   readonly steps: number;
   /** null: trained without noise. */
   readonly epsilon: number | null;
   readonly delta: number | null;
+  /** Of the steps; of the one release where there are none. */
   readonly noise_multiplier: number | null;
   readonly loss: readonly (number | null)[];
   readonly seconds_per_step: number;
@@ -37,133 +24,92 @@ export interface Trained {
   readonly out: string;
 }
 
-const NORM_LAYERS = 6;
-const LORA_RANK = 8;
-
-/** Everything that can be wrong with the request is said before any privacy is spent. */
-function planFor(options: TrainOptions, units: number, steps: number, batch: number): DpPlan | undefined {
-  if (options.epsilon === 'none') return undefined;
-  const target = Number(options.epsilon);
-  if (!(target > 0) || !Number.isFinite(target))
-    throw invalid('epsilon', `epsilon must be a number above 0, or none; it is "${options.epsilon}"`);
-  const delta = options.delta ?? 1e-6;
-  if (!(delta > 0 && delta < 1)) throw invalid('delta', `delta must lie between 0 and 1; it is ${delta}`);
-  if (delta >= 1 / units) {
-    process.stderr.write(
-      `warning: delta ${delta} is not below 1 / ${units} units: with it, the data of one unit may be released outright\n`,
-    );
-  }
-  const expectedUnits = Math.max(units, batch);
-  return makePlan({
-    units,
-    // Outside the daemon the number of units is the caller's to publish: the file is theirs, and so is the result.
-    expectedUnits,
-    sampleRate: Math.min(1, batch / expectedUnits),
-    steps,
-    epsilon: target,
-    delta,
-    clip: { kind: 'auto-s' },
-    unit: options.user === undefined ? 'example' : 'user',
-  });
+/** What a folder's seal holds: the training as it was asked for, and what it was begun with. */
+export interface Begun {
+  readonly options: TrainOptions;
+  /** sha256 of the data file and of the model. */
+  readonly data: string;
+  readonly model: string;
+  /** Noise multipliers as computed when it began: of the histogram and of the steps. */
+  readonly noise: { readonly histogram?: number; readonly steps?: number };
 }
 
-export async function run(options: TrainOptions): Promise<Trained> {
-  if (options.method === 'bias') throw laterVersion('train --method bias');
-  if (options.method === 'head') throw laterVersion('train --method head outside the daemon');
-  for (const name of ['steps', 'batch', 'sequence'] as const) {
-    const value = options[name];
-    if (value !== undefined && value < (name === 'sequence' ? 2 : 1))
-      throw invalid(name, `${name} must be at least ${name === 'sequence' ? 2 : 1}`);
-  }
-  const rows = readTrainRows(options.file, options);
-  const checkpoint = await openModel(await modelPath(options.model));
-  const sequence = options.sequence ?? 128;
-  if (sequence > checkpoint.config.contextLength) {
-    throw invalid(
-      'sequence',
-      `a sequence of ${sequence} tokens does not fit the model's context of ${checkpoint.config.contextLength}`,
-    );
-  }
-  ensureNative();
-  return trainOn(checkpoint, rows, sequence, options);
+export interface TrainJob {
+  /** With paths that hold wherever the program is started. */
+  readonly options: TrainOptions & { readonly out: string };
+  readonly seed: Uint8Array;
+  /** Where state and seed are while it runs. */
+  readonly folder: string;
+  readonly data: string;
+  readonly model: string;
+  /** Of a training that goes on. */
+  readonly begun: Begun | undefined;
 }
 
-async function trainOn(
-  checkpoint: OpenedModel,
-  rows: readonly TrainRow[],
-  sequence: number,
-  options: TrainOptions,
-): Promise<Trained> {
-  const { loadEngineModel } = await import('../learn/model/engine/model.ts');
-  const { train, unitExamples } = await import('../learn/training/index.ts');
-  const byUnit = new Map<string, number[][]>();
-  for (const { unit, text } of rows) byUnit.set(unit, [...(byUnit.get(unit) ?? []), checkpoint.tokenizer.encode(text)]);
-  const units = [...byUnit.values()]
-    .map(documents => unitExamples(documents, sequence))
-    .filter(examples => examples.length > 0);
-  if (units.length === 0) throw invalid('file', `${options.file} holds no text of two tokens or more`);
-  const kind = options.method === 'auto' ? (options.epsilon === 'none' ? 'lora' : 'norms') : options.method;
-  const examples = units.reduce((sum, unit) => sum + unit.length, 0);
-  const isPrivate = options.epsilon !== 'none';
-  const batch = options.batch ?? (isPrivate ? Math.min(512, units.length) : Math.min(32, examples));
-  const steps = options.steps ?? (isPrivate ? 10 : Math.min(400, Math.max(30, Math.ceil((3 * examples) / batch))));
-  const plan = planFor(options, units.length, steps, batch);
-  const method =
-    kind === 'norms'
-      ? ({ kind, layers: Math.min(NORM_LAYERS, checkpoint.config.layers) } as const)
-      : kind === 'lora'
-        ? ({ kind, rank: LORA_RANK } as const)
-        : ({ kind: 'full' } as const);
-  const stop = new AbortController();
-  const interrupt = () => stop.abort();
-  process.once('SIGINT', interrupt);
-  const model = loadEngineModel(checkpoint);
-  try {
-    const loop = train({
-      model,
-      method,
-      units,
-      ...(plan === undefined ? { steps, batch } : { plan }),
-      ...(options.minutes === undefined ? {} : { maxSeconds: options.minutes * 60 }),
+/** `learnd train`: begins a training, or goes on with one that was interrupted. */
+export async function run(given: TrainOptions): Promise<Trained> {
+  const job = given.resume === undefined ? await begin(given) : await goOn(given, given.resume);
+  if (job.options.method === 'head' || (job.options.method === 'auto' && isLabelled(job.options)))
+    return await (await import('./train-head.ts')).trainHead(job);
+  return await (await import('./train-text.ts')).trainText(job);
+}
+
+/** `auto` on labelled rows trains a head, unless the objective says what the labels are for. */
+const isLabelled = ({ label, objective }: TrainOptions): boolean => label !== undefined && objective === undefined;
+
+async function begin(given: TrainOptions): Promise<TrainJob> {
+  checkOptions(given);
+  const out = resolve(given.out ?? 'trained');
+  checkOut(out);
+  const folder = join(out, 'checkpoint');
+  if (isSealed(folder))
+    throw new LearndError('conflict', `${out} holds a training that has not ended`, {
+      field: 'out',
+      hint: `Go on with it: learnd train --resume ${out}; or remove ${folder}.`,
+      retriable: false,
     });
-    let next = await loop.next();
-    while (!next.done) {
-      const p = next.value;
-      const left = (p.secondsElapsed / p.step) * (p.steps - p.step);
-      process.stderr.write(
-        `step ${p.step}/${p.steps}  loss ${p.loss?.toFixed(4) ?? '-'}  ${Math.round(p.tokensPerSecond)} tokens/s  ${Math.round(left)} s left\n`,
-      );
-      if (stop.signal.aborted) throw new LearndError('canceled', `interrupted after step ${p.step}`);
-      next = await loop.next();
-    }
-    const result = next.value;
-    const out = options.out ?? 'trained';
-    mkdirSync(out, { recursive: true });
-    if (result.adapter) {
-      await writeLoraGguf(result.adapter, checkpoint, join(out, 'adapter.gguf'));
-      await writePeft(result.adapter, checkpoint, join(out, 'peft'));
-    } else {
-      const parts = { ...checkpoint, weights: EditedWeights.overlay(checkpoint.weights, result.weights!) };
-      const source = 'architecture' in checkpoint ? checkpoint : undefined;
-      await writeModelGguf(parts, join(out, 'model.gguf'), {
-        type: source ? 'keep' : 'f32',
-        ...(source && { source }),
-      });
-    }
-    const spent = plan === undefined ? null : epsilon([{ ...plan.mechanisms[0]!, steps: result.steps }], plan.delta);
-    return {
-      steps: result.steps,
-      epsilon: spent,
-      delta: plan?.delta ?? null,
-      noise_multiplier: plan?.noiseMultiplier ?? null,
-      loss: result.losses.map(loss => loss ?? null),
-      seconds_per_step: result.seconds / result.steps,
-      tokens_per_second: result.tokensPerSecond,
-      peak_rss_mb: Math.round(process.resourceUsage().maxRSS / 1024),
-      out,
-    };
-  } finally {
-    process.removeListener('SIGINT', interrupt);
-    model.dispose();
-  }
+  const file = resolve(given.file);
+  const model = resolve(await modelPath(given.model));
+  const options = { ...given, file, model, out };
+  return {
+    options,
+    seed: randomBytes(SEED_BYTES),
+    folder,
+    data: await digestOf(file, 'file'),
+    model: await digestOf(model, 'model'),
+    begun: undefined,
+  };
 }
+
+async function goOn(given: TrainOptions, dir: string): Promise<TrainJob> {
+  const folder = checkpointFolder(resolve(dir));
+  const { seed, request }: Sealed<Begun> = unseal<Begun>(folder);
+  const options = resumedOptions(request.options, given) as TrainJob['options'];
+  checkOptions(options);
+  checkOut(options.out);
+  const data = await digestOf(options.file, 'file');
+  const model = await digestOf(options.model, 'model');
+  for (const [name, now, then] of [
+    ['file', data, request.data],
+    ['model', model, request.model],
+  ] as const)
+    if (now !== then)
+      throw new LearndError('conflict', `${options[name]} is not what it was when this training began`, {
+        field: name,
+        hint: 'Put it back: with other data or weights the same noise would be used twice.',
+        retriable: false,
+      });
+  return { options, seed, folder, data, model, begun: request };
+}
+
+/** sha256 of a file, or of the files in a model's folder. */
+async function digestOf(path: string, field: string): Promise<string> {
+  if (!existsSync(path)) throw new LearndError('not_found', `there is no ${path}`, { field, retriable: false });
+  if (!statSync(path).isDirectory()) return await sha256OfFile(path);
+  const parts: string[] = [];
+  for (const name of readdirSync(path).sort())
+    if (statSync(join(path, name)).isFile()) parts.push(`${name} ${await sha256OfFile(join(path, name))}`);
+  return parts.join('\n');
+}
+
+export const peakRssMb = (): number => Math.round(process.resourceUsage().maxRSS / 1024);

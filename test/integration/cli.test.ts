@@ -168,10 +168,6 @@ test('a failure is one clear line and a non-zero exit', { timeout: 120_000 }, as
   await refused([...train, '--epsilon', '-1'], /epsilon must be a number above 0, or none/);
   await refused([...train, '--epsilon', '1', '--delta', '2'], /delta must lie between 0 and 1/);
   await refused([...train, '--epsilon', 'none', '--sequence', '5000'], /does not fit the model's context/);
-  await refused(
-    [...train, '--epsilon', 'none', '--method', 'bias'],
-    /train --method bias is not available in this version/,
-  );
   await refused(['eval', 'perplexity', '--model', join(folder, 'none.gguf'), '--file', text], /none\.gguf/);
   await refused(['eval', 'f1', '--file', text], /text\.txt/);
   await refused(['drift', '--detector', 'oracle', '--file', text], /oracle/);

@@ -73,6 +73,12 @@ export async function writeTinyModel(
     put('mlp.gate_proj', tensor(next, [config.ffn[n]!, hidden], 0.5));
     put('mlp.up_proj', tensor(next, [config.ffn[n]!, hidden], 0.5));
     put('mlp.down_proj', tensor(next, [hidden, config.ffn[n]!], 0.5));
+    if (!config.attentionBias) continue;
+    const bias = (key: string, size: number) =>
+      weights.set(`model.layers.${n}.self_attn.${key}_proj.bias`, tensor(next, [size], 0.1));
+    bias('q', config.heads * headDim);
+    bias('k', config.kvHeads * headDim);
+    bias('v', config.kvHeads * headDim);
   }
   const tokenizer = new BpeTokenizer(
     {

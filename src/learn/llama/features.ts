@@ -9,30 +9,36 @@ export interface FeatureOptions {
   maxTokens?: number;
   /** Default 1: two threads in one context collapse; use two contexts instead. */
   threads?: number;
+  /** Texts worked on at once, each in a context of its own. Default 1. */
+  contexts?: number;
 }
 
 export class FeatureExtractor {
   readonly #model: LlamaModel;
-  readonly #context: LlamaEmbeddingContext;
+  readonly #contexts: readonly LlamaEmbeddingContext[];
   readonly #maxTokens: number;
   /** Length of a feature vector. */
   readonly hidden: number;
 
-  private constructor(model: LlamaModel, context: LlamaEmbeddingContext, maxTokens: number) {
+  private constructor(model: LlamaModel, contexts: readonly LlamaEmbeddingContext[], maxTokens: number) {
     this.#model = model;
-    this.#context = context;
+    this.#contexts = contexts;
     this.#maxTokens = maxTokens;
     this.hidden = model.embeddingVectorSize;
   }
 
   static async create(model: LlamaModel, options: FeatureOptions): Promise<FeatureExtractor> {
     const maxTokens = Math.max(8, Math.min(options.maxTokens ?? 512, model.trainContextSize));
-    const context = await model.createEmbeddingContext({
-      contextSize: maxTokens,
-      batchSize: maxTokens,
-      threads: options.threads ?? 1,
-    });
-    return new FeatureExtractor(model, context, maxTokens);
+    const contexts: LlamaEmbeddingContext[] = [];
+    for (let i = 0; i < (options.contexts ?? 1); i++)
+      contexts.push(
+        await model.createEmbeddingContext({
+          contextSize: maxTokens,
+          batchSize: maxTokens,
+          threads: options.threads ?? 1,
+        }),
+      );
+    return new FeatureExtractor(model, contexts, maxTokens);
   }
 
   /**
@@ -40,24 +46,29 @@ export class FeatureExtractor {
    * give a vector of length 0. `signal` ends it between two texts.
    */
   async features(texts: readonly string[], signal?: AbortSignal): Promise<Float32Array[]> {
-    const result: Float32Array[] = [];
-    for (const text of texts) {
-      signal?.throwIfAborted();
-      result.push(await this.#one(text));
-    }
+    const result = new Array<Float32Array>(texts.length);
+    let next = 0;
+    const work = async (context: LlamaEmbeddingContext): Promise<void> => {
+      while (next < texts.length) {
+        signal?.throwIfAborted();
+        const i = next++;
+        result[i] = await this.#one(context, texts[i]!);
+      }
+    };
+    await Promise.all(this.#contexts.map(work));
     return result;
   }
 
-  async #one(text: string): Promise<Float32Array> {
+  async #one(context: LlamaEmbeddingContext, text: string): Promise<Float32Array> {
     // Room for the beginning and end tokens that the embedding context adds where the tokenizer asks for them; the context must stay
     // longer than the input.
     const tokens = (this.#model.tokenize(text, false) as Token[]).slice(0, this.#maxTokens - 3);
     if (tokens.length === 0) return new Float32Array(this.hidden);
-    const embedding = await this.#context.getEmbeddingFor(tokens);
+    const embedding = await context.getEmbeddingFor(tokens);
     return Float32Array.from(embedding.vector);
   }
 
   async dispose(): Promise<void> {
-    await this.#context.dispose();
+    await Promise.all(this.#contexts.map(context => context.dispose()));
   }
 }

@@ -31,7 +31,9 @@ export interface CheckpointSettings {
 export interface TrainingState {
   /** Steps taken. */
   readonly step: number;
+  /** Since it began, without what lay between an end and going on; and in steps alone. */
   readonly seconds: number;
+  readonly stepSeconds: number;
   readonly tokens: number;
   readonly losses: readonly (number | undefined)[];
   /** What these steps have released: empty without privacy. */

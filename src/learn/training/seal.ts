@@ -3,6 +3,7 @@
  * with it the noise could be taken off again. So it is written once, readable by its owner alone, before the first step, and
  * overwritten and removed when the training settles.
  */
+import { createHmac } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { chmod, mkdir, open, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -73,3 +74,7 @@ export async function destroySeal(folder: string): Promise<void> {
   }
   await rm(folder, { recursive: true, force: true });
 }
+
+/** A seed of its own for one part of a training: parts that shared one would share their noise. */
+export const partSeed = (seed: Uint8Array, part: string): Uint8Array =>
+  createHmac('sha256', seed).update(`part:${part}`).digest();

@@ -25,6 +25,8 @@ export type Method =
     }
   /** RMSNorm scales of the last blocks and the final norm: 7,488 numbers for 6 blocks of SmolLM2-135M. */
   | { readonly kind: 'norms'; readonly layers: number }
+  /** Bias vectors of the projections, where the architecture has them (Qwen2 style). */
+  | { readonly kind: 'bias' }
   | { readonly kind: 'full' };
 
 /** `trainable` for the engine, `parameters` for the optimizer. */
@@ -38,8 +40,8 @@ export interface Training {
 }
 
 /**
- * Prepares a method on a model. `lora` makes a new adapter (A from N(0, 1/in), B zero) and leaves the model alone; `norms` and
- * `full` change the model's own weights in place.
+ * Prepares a method on a model. `lora` makes a new adapter (A from N(0, 1/in), B zero) and leaves the model alone; `norms`, `bias`
+ * and `full` change the model's own weights in place.
  * @param frozen An adapter that stays as it is and is part of the forward pass (for `norms`).
  */
 export function prepareTraining(
@@ -49,7 +51,12 @@ export function prepareTraining(
   frozen?: EngineAdapter,
 ): Training {
   if (method.kind === 'lora') return prepareLora(model, method, stream, frozen);
-  const keys = method.kind === 'norms' ? normKeys(model, method.layers) : model.parameterNames();
+  const keys =
+    method.kind === 'norms'
+      ? normKeys(model, method.layers)
+      : method.kind === 'bias'
+        ? biasKeys(model)
+        : model.parameterNames();
   if (method.kind === 'full' && frozen !== undefined)
     throw invalid('method', 'full training of a model under an adapter: merge the adapter first');
   const from = method.kind === 'norms' ? model.config.layers - method.layers : 0;
@@ -59,7 +66,7 @@ export function prepareTraining(
     from,
     adapter: frozen,
     vocabulary: method.kind === 'full' && vocabularyKeys(model).length > 0,
-    small: method.kind === 'norms',
+    small: method.kind !== 'full',
   };
   return {
     trainable,
@@ -79,6 +86,13 @@ function normKeys(model: EngineModel, layers: number): string[] {
   for (let layer = model.config.layers - layers; layer < model.config.layers; layer++)
     keys.push(layerName(layer, 'input_layernorm.weight'), layerName(layer, 'post_attention_layernorm.weight'));
   return [...keys, 'model.norm.weight'];
+}
+
+function biasKeys(model: EngineModel): string[] {
+  const keys = model.parameterNames().filter(name => name.endsWith('.bias'));
+  if (keys.length === 0)
+    throw invalid('method', 'this model has no bias vectors: what can be trained instead is a bias on the vocabulary');
+  return keys;
 }
 
 function checkLayers(model: EngineModel, layers: number): void {

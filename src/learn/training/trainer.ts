@@ -48,6 +48,8 @@ export interface TrainRequest {
   readonly tokenBias?: Float32Array;
   /** Memory for the frozen lower blocks' outputs, computed once an example. Default 1 GiB. */
   readonly cacheBytes?: number;
+  /** A cache of the same examples that an earlier pass has filled (`documents.ts`); default: one of its own. */
+  readonly cache?: HiddenCache;
   /** Training ends after the step in which this many seconds have passed. */
   readonly maxSeconds?: number;
   readonly signal?: AbortSignal;
@@ -80,6 +82,7 @@ export interface TrainResult {
   readonly weights?: Map<string, HostTensor>;
   readonly steps: number;
   readonly losses: readonly (number | undefined)[];
+  /** In steps: without what the caller did between them, or saving. */
   readonly seconds: number;
   readonly tokensPerSecond: number;
   /** L2 norm of the last update: above 0, or the training fails. */
@@ -94,7 +97,7 @@ export interface TrainResult {
  */
 export function defaultOptimizer(method: Method, isPrivate: boolean, hidden: number): OptimizerSettings {
   const betas: [number, number] = [0.9, 0.99];
-  if (method.kind === 'norms') return { kind: 'adam', learningRate: 0.02, betas };
+  if (method.kind === 'norms' || method.kind === 'bias') return { kind: 'adam', learningRate: 0.02, betas };
   if (method.kind === 'lora') return { kind: 'adam', learningRate: Math.min(0.01, 1.15 / hidden), betas };
   return { kind: 'adam', learningRate: Math.min(1e-3, 0.03 / hidden), betas, weightDecay: isPrivate ? 0 : 0.01 };
 }
@@ -122,6 +125,7 @@ export async function* train(request: TrainRequest): AsyncGenerator<TrainProgres
   let saved = -1;
   let totalTokens = 0;
   let secondsBefore = 0;
+  let stepSeconds = 0;
   let started = performance.now();
   const elapsed = () => secondsBefore + (performance.now() - started) / 1000;
   const late = () => request.maxSeconds !== undefined && elapsed() >= request.maxSeconds;
@@ -130,7 +134,7 @@ export async function* train(request: TrainRequest): AsyncGenerator<TrainProgres
     const kept = plan === undefined || checkpoint.losses === true ? losses : [];
     const released = plan?.mechanisms.map(mechanism => ({ ...mechanism, steps: step })) ?? [];
     const beside = request.beside?.state() ?? [];
-    const state = { step, seconds: elapsed(), tokens: totalTokens, losses: kept, released, beside };
+    const state = { step, seconds: elapsed(), stepSeconds, tokens: totalTokens, losses: kept, released, beside };
     await saveState(checkpoint.path, resumable, { ...state, fingerprint: fingerprint! });
     saved = step;
     await checkpoint.onSaved?.(step);
@@ -139,7 +143,7 @@ export async function* train(request: TrainRequest): AsyncGenerator<TrainProgres
     const minibatches = plan === undefined ? minibatchesOf(request, stream) : undefined;
     const options: PassOptions = {
       maxTokens: request.maxTokens ?? MICROBATCH_TOKENS,
-      cache: cacheFor(request, training.trainable.from, steps),
+      cache: request.cache ?? cacheFor(request, training.trainable.from, steps),
       tokenBias,
       onMicrobatch: async () => {
         await nextTurn();
@@ -154,7 +158,7 @@ export async function* train(request: TrainRequest): AsyncGenerator<TrainProgres
     await request.beside?.begin(beside);
     if (checkpoint !== undefined && request.resume === true && existsSync(checkpoint.path)) {
       const state = restoreState(checkpoint.path, resumable, fingerprint!);
-      ({ step, tokens: totalTokens, seconds: secondsBefore } = state);
+      ({ step, stepSeconds, tokens: totalTokens, seconds: secondsBefore } = state);
       losses.push(...state.losses);
       request.beside?.restore(state.beside ?? []);
       saved = step;
@@ -180,6 +184,8 @@ export async function* train(request: TrainRequest): AsyncGenerator<TrainProgres
       losses.push(measured.loss);
       totalTokens += measured.tokens;
       step += 1;
+      const took = elapsed() - before;
+      stepSeconds += took;
       if (clock?.due(step, elapsed()) && step < steps) {
         const from = elapsed();
         await save();
@@ -190,16 +196,15 @@ export async function* train(request: TrainRequest): AsyncGenerator<TrainProgres
         steps,
         ...measured,
         secondsElapsed: elapsed(),
-        tokensPerSecond: measured.tokens / Math.max(1e-9, elapsed() - before),
+        tokensPerSecond: measured.tokens / Math.max(1e-9, took),
       };
     }
     average?.moveInto(parameters);
     await request.beside?.end(beside);
-    const seconds = elapsed();
     return {
       ...training.result(),
-      ...{ steps: step, losses, seconds, lastChange },
-      tokensPerSecond: totalTokens / Math.max(1e-9, seconds),
+      ...{ steps: step, losses, seconds: stepSeconds, lastChange },
+      tokensPerSecond: totalTokens / Math.max(1e-9, stepSeconds),
       outOfTime: step < steps,
     };
   } catch (thrown) {
