@@ -4,10 +4,8 @@
  * once and stays in the sequence's cache for the texts after it.
  */
 import type { Generator, GeneratorOptions } from './generator.ts';
+import { labelPrompt } from './label-trie.ts';
 import type { GgufModel } from './runtime.ts';
-
-/** Longest text of an example shown to the model, in tokens. */
-const TEXT_TOKENS = 256;
 
 /** Tokens of a scorer's own context at most: labels, text and name together. */
 const CONTEXT_TOKENS = 2048;
@@ -47,21 +45,18 @@ export class LabelScorer {
   async classify(texts: readonly string[], labels: readonly string[], signal?: AbortSignal): Promise<Float32Array[]> {
     this.#generator ??= this.#create();
     const generator = await this.#generator;
-    const terminator = this.#model.tokenize('\n')[0] ?? this.#model.eosId ?? 0;
-    const names = labels.map(label => this.#model.tokenize(` ${readable(label)}`));
-    const list = this.#model.tokenize(`Labels: ${labels.map(readable).join(', ')}\n`);
-    const tail = this.#model.tokenize('\nLabel:');
-    const room = generator.contextSize - tail.length - Math.max(...names.map(name => name.length)) - 2;
-    const start = this.#model.addsBos && this.#model.bosId !== undefined ? [this.#model.bosId] : [];
-    // A list that would leave the text no room is left out.
-    const lead = [...start, ...(list.length + Math.min(TEXT_TOKENS, room / 2) <= room ? list : [])];
+    const asked = labelPrompt(labels, {
+      tokenize: text => this.#model.tokenize(text),
+      contextSize: generator.contextSize,
+      start: this.#model.addsBos ? this.#model.bosId : undefined,
+      eosId: this.#model.eosId,
+    });
     const score = async (text: string): Promise<Float32Array> => {
-      const said = this.#model.tokenize(`Message: ${text.replace(/\s+/g, ' ').trim()}`);
       const { probabilities } = await generator.scoreLabels({
-        tokens: [...lead, ...said.slice(0, Math.min(TEXT_TOKENS, room - lead.length)), ...tail],
-        shared: lead.length,
-        labels: names,
-        terminator,
+        tokens: asked.prompt(text),
+        shared: asked.lead.length,
+        labels: asked.names,
+        terminator: asked.terminator,
         ...(signal && { signal }),
       });
       return probabilities;
@@ -98,6 +93,3 @@ function normalized(row: Float32Array): Float32Array {
   const total = row.reduce((sum, p) => sum + p, 0);
   return row.map(p => p / total);
 }
-
-/** `card_lost` reads as "card lost": names are identifiers, and the model knows words. */
-const readable = (label: string): string => label.replace(/[_\s]+/g, ' ').trim();

@@ -4,8 +4,10 @@
  * children; a node with one child needs no evaluation. A label's probability is the product along its path, so they sum to 1.
  */
 import type { LlamaContextSequence, Token } from 'node-llama-cpp';
-import { invalid } from '../../base/errors.ts';
 import { type LogitBias, tokenBias } from './generator.ts';
+import { labelTrie, type TrieNode } from './label-trie.ts';
+
+export { labelTrie, type TrieNode } from './label-trie.ts';
 
 export interface LabelScoreOptions {
   /** The prompt, ending where the label begins. */
@@ -25,30 +27,6 @@ export interface LabelScore {
   probabilities: Float32Array;
   /** Nodes evaluated by the model. */
   evaluations: number;
-}
-
-export interface TrieNode {
-  readonly children: Map<number, TrieNode>;
-  /** Labels at or below this node. */
-  readonly under: number[];
-}
-
-/** Throws 'invalid' when a label has no tokens or two labels have the same. */
-export function labelTrie(labels: ReadonlyArray<readonly number[]>, terminator: number): TrieNode {
-  const root: TrieNode = { children: new Map(), under: [] };
-  for (const [index, tokens] of labels.entries()) {
-    if (tokens.length === 0) throw invalid('labels', `label ${index} is empty`);
-    let node = root;
-    node.under.push(index);
-    for (const token of [...tokens, terminator]) {
-      const next: TrieNode = node.children.get(token) ?? { children: new Map(), under: [] };
-      node.children.set(token, next);
-      next.under.push(index);
-      node = next;
-    }
-    if (node.under.length > 1) throw invalid('labels', `labels ${node.under.join(' and ')} are the same`);
-  }
-  return root;
 }
 
 /**

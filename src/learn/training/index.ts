@@ -1,5 +1,7 @@
 /** Training on the engine: examples, methods, optimizers, the step loop. */
 export { instructExample, packedExamples, unitExamples } from './examples.ts';
+export type { FeedbackObjective, FeedbackRow, Objective } from './objectives/index.ts';
+export { feedbackUnits, objectiveOf } from './objectives/index.ts';
 export type { OptimizerSettings, Schedule } from './optimizer.ts';
 export type { PretrainRequest, PretrainResult, ScratchShape } from './pretrain.ts';
 export { mapSource, pretrain, randomWeights, scratchConfig } from './pretrain.ts';

@@ -9,6 +9,8 @@ import {
 } from '../model/engine/units.ts';
 import type { DpPlan, SecureStream } from '../privacy/index.ts';
 import { tensorflow } from '../tensor/backend.ts';
+import type { Drawn } from './beside.ts';
+import { sequenceLogProbabilities } from './objectives/log-probabilities.ts';
 import type { Training } from './trainables.ts';
 import type { TrainRequest } from './trainer.ts';
 
@@ -20,24 +22,63 @@ export interface Step {
   tokens: number;
 }
 
+/** What an objective must know of the weights a training starts from. Before anything is restored or stepped. */
+export async function prepareObjective(
+  { model, objective }: TrainRequest,
+  { trainable }: Training,
+  options: PassOptions,
+): Promise<void> {
+  await objective?.prepare(examples => sequenceLogProbabilities(model, examples, trainable, options));
+}
+
+/** The pass options with the objective's weights at the weights as they are; unchanged for the ordinary loss. */
+async function weighed(
+  { model, objective, beside }: TrainRequest,
+  { trainable }: Training,
+  units: readonly (readonly Example[])[],
+  options: PassOptions,
+): Promise<{ options: PassOptions; loss: number | undefined }> {
+  if (objective === undefined) return { options, loss: undefined };
+  const { tokenWeight, loss } = await objective.weigh(
+    units,
+    examples => sequenceLogProbabilities(model, examples, trainable, options),
+    beside?.itemFactor,
+  );
+  return { options: { ...options, tokenWeight }, loss };
+}
+
+/** After the noise and the division: what public data adds, or what is charged for through the plan's own noise. */
+async function addBeside(
+  { model, plan, beside }: TrainRequest,
+  { trainable, parameters }: Training,
+  gradients: Gradients,
+  drawn: Drawn,
+  options: PassOptions,
+): Promise<void> {
+  await beside?.step(gradients, { model, trainable, parameters, options, plan }, drawn);
+}
+
 /** A minibatch without noise. */
 export async function publicStep(
-  { model }: TrainRequest,
-  { trainable }: Training,
+  request: TrainRequest,
+  training: Training,
   minibatches: Generator<Example[], never>,
+  step: number,
   options: PassOptions,
 ): Promise<Step> {
   const examples = minibatches.next().value;
-  const { gradients, nll, tokens } = await meanGradient(model, examples, trainable, options);
-  if (!Number.isFinite(nll)) {
+  const { options: own, loss } = await weighed(request, training, [examples], options);
+  const { gradients, nll, tokens } = await meanGradient(request.model, examples, training.trainable, own);
+  if (!Number.isFinite(loss ?? nll)) {
     disposeGradients(gradients);
     throw new LearndError('internal', 'the training loss is no longer a finite number', {
       hint: 'Lower the learning rate.',
     });
   }
+  await addBeside(request, training, gradients, { step, units: [examples] }, options);
   return {
     gradients,
-    loss: nll / tokens,
+    loss: request.objective === undefined ? nll / tokens : loss,
     drawn: examples.length,
     tokens: examples.reduce((sum, e) => sum + e.tokens.length, 0),
   };
@@ -45,15 +86,22 @@ export async function publicStep(
 
 /** Clipped sum over the units drawn, noise once, divided by the plan's public constant; an empty draw still takes its noise step. */
 export async function privateStep(
-  { model, units }: TrainRequest,
-  { trainable }: Training,
+  request: TrainRequest,
+  training: Training,
   plan: DpPlan,
   step: number,
   options: PassOptions,
 ): Promise<Step> {
   const tf = tensorflow();
-  const drawn = plan.sample(step).map(i => units[i]!);
-  const { gradients, nll, tokens } = await clippedUnitGradients(model, drawn, trainable, plan.clipFactor, options);
+  const drawn = plan.sample(step).map(i => request.units[i]!);
+  const { options: own, loss } = await weighed(request, training, drawn, options);
+  const { gradients, nll, tokens } = await clippedUnitGradients(
+    request.model,
+    drawn,
+    training.trainable,
+    plan.clipFactor,
+    own,
+  );
   for (const [key, sum] of gradients) {
     const noise = plan.noise(step, sum.size, key);
     gradients.set(
@@ -62,26 +110,36 @@ export async function privateStep(
     );
     sum.dispose();
   }
+  await addBeside(request, training, gradients, { step, units: drawn }, options);
   const seen = drawn.reduce((sum, unit) => sum + unit.reduce((of, e) => of + e.tokens.length, 0), 0);
-  return { gradients, loss: tokens === 0 ? undefined : nll / tokens, drawn: drawn.length, tokens: seen };
+  const mean = tokens === 0 ? undefined : nll / tokens;
+  return {
+    gradients,
+    loss: request.objective === undefined ? mean : loss,
+    drawn: drawn.length,
+    tokens: seen,
+  };
 }
 
-/** Endless minibatches over shuffled passes; an example that scores nothing is left out. */
+/**
+ * Endless minibatches of `batch` examples, or of so many of an objective's items, over shuffled passes. What scores nothing is
+ * left out.
+ */
 export function* minibatchesOf(
-  examples: readonly Example[],
-  batch: number,
+  { units, objective, batch }: Pick<TrainRequest, 'units' | 'objective' | 'batch'>,
   stream: SecureStream,
 ): Generator<Example[], never> {
-  const useful = examples.filter(example => scoredTokens(example) > 0);
+  const groups = objective?.items.map(item => item.sequences) ?? units.flatMap(unit => unit.map(example => [example]));
+  const useful = groups.filter(group => group.some(example => scoredTokens(example) > 0));
   if (useful.length === 0) throw invalid('units', 'there is nothing to train on: no example has a token to predict');
-  let order: Example[] = [];
+  let order: (readonly Example[])[] = [];
   for (;;) {
-    const next: Example[] = [];
-    while (next.length < Math.min(batch, useful.length)) {
+    const next: (readonly Example[])[] = [];
+    while (next.length < Math.min(batch!, useful.length)) {
       if (order.length === 0) order = shuffled(useful, stream);
       next.push(order.pop()!);
     }
-    yield next;
+    yield next.flat();
   }
 }
 

@@ -4,7 +4,7 @@ import type { ScoredRows, TokenBatch } from './batch.ts';
 import type { Saved } from './block.ts';
 import { blockBackward, blockForward } from './block.ts';
 import { embed, runBlocks } from './forward.ts';
-import { headLoss, headName } from './head.ts';
+import { type HeadPass, headLoss, headName } from './head.ts';
 import type { EngineAdapter, EngineModel } from './model.ts';
 import type { GradientSink } from './ops.ts';
 
@@ -18,6 +18,8 @@ export interface BackwardOptions {
   readonly vocabulary?: boolean;
   /** [vocabSize], added to the logits and not trained. Not disposed. */
   readonly tokenBias?: Tensor;
+  /** Another loss on the last block's output (`softHead`); default: cross-entropy of the labels. */
+  readonly head?: HeadPass;
 }
 
 /**
@@ -45,7 +47,8 @@ export function lossBackward(
     x = block.y;
     saved.push(block.saved);
   }
-  const { losses, dHidden } = headLoss(model, x, scored, { sink, trainHead: vocabulary, tokenBias: options.tokenBias });
+  const head = options.head ?? headLoss;
+  const { losses, dHidden } = head(model, x, scored, { sink, trainHead: vocabulary, tokenBias: options.tokenBias });
   x.dispose();
   let d = dHidden!;
   for (let layer = model.config.layers - 1; layer >= from; layer--) {

@@ -10,7 +10,7 @@ export const headName = (model: EngineModel): string =>
   model.config.tied ? 'model.embed_tokens.weight' : 'lm_head.weight';
 
 /** Rows a pass through the vocabulary: 128 of a 49,152-word head (logits of 25 MB; 64 and 256 rows cost more a row), more of a small one. */
-function chunkRows(vocabSize: number): number {
+export function chunkRows(vocabSize: number): number {
   return Math.max(128, Math.floor(6_400_000 / vocabSize));
 }
 
@@ -18,7 +18,7 @@ function chunkRows(vocabSize: number): number {
  * Logits [rows, vocabSize]. The product is made as W h^T and transposed: h W^T with a wide W runs at 17 to 26 GFLOPS a core
  * from 128 rows on (its kernel packs the whole of W once a thread), W h^T at 76 to 86, and the transpose adds a sixth.
  */
-function vocabularyLogits(weight: Tensor, h: Tensor): Tensor {
+export function vocabularyLogits(weight: Tensor, h: Tensor): Tensor {
   return tensorflow().transpose(matMul(weight, h, false, true));
 }
 
@@ -72,8 +72,11 @@ export function headLoss(
   return { losses, dHidden };
 }
 
+/** A loss on the last block's output, as `headLoss`. */
+export type HeadPass = typeof headLoss;
+
 /** Scored rows back to their places among all rows; the others are zero. */
-function spread(pieces: Tensor[], rows: Int32Array, [total, width]: [number, number]): Tensor {
+export function spread(pieces: Tensor[], rows: Int32Array, [total, width]: [number, number]): Tensor {
   const tf = tensorflow();
   const place = new Int32Array(total).fill(rows.length);
   rows.forEach((row, i) => {

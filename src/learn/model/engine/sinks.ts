@@ -62,8 +62,9 @@ export class UnitSink implements GradientSink {
   readonly #wanted: ReadonlySet<string>;
   readonly #batch: number;
   readonly #length: number;
-  /** [units, batch] of 0 and 1, or undefined when sequence i is unit i. */
-  readonly #membership: Tensor | undefined;
+  /** [batch], the unit of each sequence, or undefined when sequence i is unit i. */
+  readonly #membership: Int32Array | undefined;
+  readonly #units: number;
 
   constructor(
     wanted: ReadonlySet<string>,
@@ -74,17 +75,11 @@ export class UnitSink implements GradientSink {
     this.#wanted = wanted;
     this.#batch = shape.batch;
     this.#length = shape.length;
-    if (units !== shape.batch || unitOfSequence.some((unit, i) => unit !== i)) {
-      const membership = new Float32Array(units * shape.batch);
-      unitOfSequence.forEach((unit, i) => {
-        membership[unit * shape.batch + i] = 1;
-      });
-      this.#membership = tensorflow().tensor2d(membership, [units, shape.batch]);
-    }
+    this.#units = units;
+    if (units !== shape.batch || unitOfSequence.some((unit, i) => unit !== i)) this.#membership = unitOfSequence;
   }
 
   dispose(): void {
-    this.#membership?.dispose();
     disposeGradients(this.gradients);
   }
 
@@ -126,6 +121,11 @@ export class UnitSink implements GradientSink {
   #add(key: string, perSequence: Tensor): void {
     const tf = tensorflow();
     const flat = tf.reshape(perSequence, [this.#batch, perSequence.size / this.#batch]);
-    accumulate(this.gradients, key, this.#membership === undefined ? flat : matMul(this.#membership, flat));
+    // A segment sum and no product with 0 and 1: what is not finite in one unit must not reach another (0 * NaN is NaN).
+    const sums =
+      this.#membership === undefined
+        ? flat
+        : tf.unsortedSegmentSum(flat, tf.tensor1d(this.#membership, 'int32'), this.#units);
+    accumulate(this.gradients, key, sums);
   }
 }

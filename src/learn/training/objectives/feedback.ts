@@ -1,0 +1,92 @@
+/** What people said, as units of examples: corrections, preferences, ratings and labels. */
+import type { ChatMessage } from '../../model/chat.ts';
+import type { Example } from '../../model/engine/units.ts';
+import type { Checkpoint } from '../../model/types.ts';
+import { LabelItems } from './classify.ts';
+import { answerExamples, answerTokens, promptTokens } from './conversation.ts';
+import { type DpoSettings, preferenceItem, ratingItem, type SimpoSettings } from './losses.ts';
+import { type Item, type Objective, objectiveOf } from './objective.ts';
+
+type Prompt = { readonly messages: readonly ChatMessage[] };
+
+/** One row of feedback, whose gradient is clipped with the rest of its unit. */
+export type FeedbackRow = { readonly unit: string } & (
+  | ({ readonly kind: 'correction'; readonly ideal: string } & Prompt)
+  | ({ readonly kind: 'preference'; readonly chosen: string; readonly rejected: string } & Prompt)
+  | ({ readonly kind: 'rating'; readonly answer: string; readonly liked: boolean } & Prompt)
+  | { readonly kind: 'label'; readonly text: string; readonly label: string }
+);
+
+export type FeedbackObjective =
+  | { readonly kind: 'instruct' }
+  /** Preferences by DPO or SimPO; ratings by KTO with z0 = 0, both in one unit where someone gave both. */
+  | { readonly kind: 'preference'; readonly pairs?: DpoSettings | SimpoSettings; readonly ratingBeta?: number }
+  | { readonly kind: 'classify'; readonly labels: readonly string[] };
+
+export interface FeedbackUnits {
+  /** In the order in which units first come (a plan draws them by index). */
+  readonly units: readonly (readonly Example[])[];
+  /** Absent for `instruct`: the ordinary loss on masked examples. */
+  readonly objective?: Objective;
+  /** For `classify`: the label of each item. */
+  readonly labelOf: ReadonlyMap<Item, string>;
+}
+
+/**
+ * A unit keeps its place even when nothing of it can be trained on (an empty answer), so that whether it can decides nothing about
+ * others. Rows of a kind that the objective does not learn from are left out.
+ */
+export function feedbackUnits(
+  rows: readonly FeedbackRow[],
+  objective: FeedbackObjective,
+  model: { checkpoint: Pick<Checkpoint, 'chatTemplate' | 'tokenizer' | 'path' | 'config'>; sequence: number },
+): FeedbackUnits {
+  const { checkpoint, sequence } = model;
+  const byUnit = new Map<string, FeedbackRow[]>();
+  for (const row of rows) {
+    const before = byUnit.get(row.unit);
+    if (before) before.push(row);
+    else byUnit.set(row.unit, [row]);
+  }
+  const answers = (messages: readonly ChatMessage[], texts: readonly string[]) =>
+    answerExamples(
+      promptTokens(checkpoint, messages),
+      texts.map(text => (text.trim() === '' ? [] : answerTokens(checkpoint, text))),
+      sequence,
+    );
+  const labelOf = new Map<Item, string>();
+  if (objective.kind === 'instruct') {
+    const units = [...byUnit.values()].map(of =>
+      of.flatMap(row => (row.kind === 'correction' ? (answers(row.messages, [row.ideal]) ?? []) : [])),
+    );
+    return { units, labelOf };
+  }
+  const items =
+    objective.kind === 'classify'
+      ? labelItems(new LabelItems(objective.labels, checkpoint.tokenizer, checkpoint.config.contextLength), labelOf)
+      : (row: FeedbackRow): Item[] => {
+          if (row.kind === 'preference') {
+            const pair = answers(row.messages, [row.chosen, row.rejected]);
+            return pair === undefined ? [] : [preferenceItem(pair[0]!, pair[1]!, objective.pairs)];
+          }
+          if (row.kind !== 'rating') return [];
+          const answer = answers(row.messages, [row.answer]);
+          return answer === undefined ? [] : [ratingItem(answer[0]!, row.liked, objective.ratingBeta)];
+        };
+  return {
+    ...objectiveOf(
+      objective.kind,
+      [...byUnit.values()].map(of => of.flatMap(items)),
+    ),
+    labelOf,
+  };
+}
+
+const labelItems =
+  (from: LabelItems, labelOf: Map<Item, string>) =>
+  (row: FeedbackRow): Item[] => {
+    if (row.kind !== 'label' || !from.labels.includes(row.label)) return [];
+    const item = from.item(row.text, row.label);
+    labelOf.set(item, row.label);
+    return [item];
+  };
