@@ -7,6 +7,8 @@ export interface DaemonClient {
   readonly url: string;
   get(path: string): Promise<unknown>;
   post(path: string, body?: unknown, contentType?: string): Promise<unknown>;
+  /** The server-sent events that answer a POST, as they come. */
+  events(path: string, body: unknown): AsyncGenerator<Record<string, unknown>>;
 }
 
 export interface DaemonFile {
@@ -41,10 +43,9 @@ export function connectDaemon(options: { data?: string | undefined; env?: NodeJS
       `no key: ${join(data, 'admin.key')} cannot be read and LEARND_KEY is not set`,
     );
   }
-  async function call(method: string, path: string, body: unknown, contentType: string): Promise<unknown> {
-    let response: Response;
+  async function send(method: string, path: string, body: unknown, contentType: string): Promise<Response> {
     try {
-      response = await fetch(`${url}${path}`, {
+      return await fetch(`${url}${path}`, {
         method,
         headers: { authorization: `Bearer ${key}`, ...(body === undefined ? {} : { 'content-type': contentType }) },
         body: body === undefined ? undefined : typeof body === 'string' ? body : JSON.stringify(body),
@@ -55,6 +56,12 @@ export function connectDaemon(options: { data?: string | undefined; env?: NodeJS
         hint: 'is it running? npm start',
       });
     }
+  }
+  async function call(method: string, path: string, body: unknown, contentType: string): Promise<unknown> {
+    const response = await send(method, path, body, contentType);
+    return answerOf(response);
+  }
+  async function answerOf(response: Response): Promise<unknown> {
     const text = await response.text();
     let json: unknown;
     try {
@@ -76,8 +83,24 @@ export function connectDaemon(options: { data?: string | undefined; env?: NodeJS
     }
     return json ?? text;
   }
+  async function* events(path: string, body: unknown): AsyncGenerator<Record<string, unknown>> {
+    const response = await send('POST', path, body, 'application/json');
+    if (!response.ok || response.body === null) {
+      await answerOf(response);
+      return;
+    }
+    let rest = '';
+    const decoder = new TextDecoder();
+    for await (const chunk of response.body) {
+      const lines = (rest + decoder.decode(chunk as Uint8Array, { stream: true })).split('\n');
+      rest = lines.pop()!;
+      for (const line of lines)
+        if (line.startsWith('data: {')) yield JSON.parse(line.slice('data: '.length)) as Record<string, unknown>;
+    }
+  }
   return {
     url,
+    events,
     get: path => call('GET', path, undefined, ''),
     post: (path, body, contentType = 'application/json') => call('POST', path, body, contentType),
   };

@@ -37,6 +37,46 @@ function evalCommands(program: Command): void {
     const { run, human } = await import('./eval-f1.ts');
     return reply(await run({ file: options.file as string }), human);
   });
+  const target = (command: Command): Command =>
+    command
+      .option('--model <model>', 'GGUF file, or with --data a name the daemon knows')
+      .option('--data <dir>', "a running daemon's data directory");
+  const answers = target(evaluate.command('answers').description('exact match and ROUGE-L of answers'))
+    .requiredOption('--file <file>', 'JSONL {"reference", "answer"}, or {"reference", "prompt"} to be asked')
+    .option('--tokens <n>', 'longest answer', integer)
+    .option('--unicode', 'words of all scripts (the reference ROUGE knows a-z and 0-9 only)')
+    .option('--save <file>', 'write the answers as JSONL');
+  action(answers, async (_, options) => {
+    const { run, human } = await import('./eval-answers.ts');
+    return reply(await run(options as never), human);
+  });
+  const speed = target(evaluate.command('speed').description('response time, first token, tokens/s, error rate'))
+    .option('--file <file>', 'prompts, a line each')
+    .option('--requests <n>', 'answers timed (default 20)', integer)
+    .option('--tokens <n>', 'longest answer (default 64)', integer)
+    .option('--parallel <n>', 'at once, of a daemon (default 1)', integer);
+  action(speed, async (_, options) => {
+    const { run, human } = await import('./eval-speed.ts');
+    return reply(await run(options as never), human);
+  });
+  const report = evaluate
+    .command('report')
+    .description('measure models and write one HTML page with plots')
+    .requiredOption('--out <file>', 'HTML')
+    .option('--model <models...>', 'GGUF files, or with --data names the daemon knows')
+    .option('--data <dir>', "a running daemon's data directory")
+    .option('--text <file>', 'a sequence a line: perplexity')
+    .option('--predictions <file>', 'JSONL {"true","predicted"}: F1')
+    .option('--answers <file>', 'JSONL as for eval answers')
+    .option('--speed', 'time answers')
+    .option('--requests <n>', 'answers timed', integer)
+    .option('--tokens <n>', 'longest answer', integer)
+    .option('--training <file>', 'what learnd train --json printed: its loss is drawn')
+    .option('--title <text>', 'title of the page');
+  action(report, async (_, options) => {
+    const { run, human } = await import('./eval-report.ts');
+    return reply(await run(options as never), human);
+  });
 }
 
 function modelCommands(program: Command): void {

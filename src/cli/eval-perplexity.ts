@@ -1,5 +1,4 @@
-import { readFileSync } from 'node:fs';
-import { invalid } from '../base/errors.ts';
+import { type Perplexity, perplexity } from '../learn/metrics/perplexity.ts';
 import { openModel } from '../learn/model/open.ts';
 import { modelPath } from './model-path.ts';
 import { ensureNative } from './native.ts';
@@ -15,8 +14,16 @@ export interface PerplexityReport {
   readonly bits_per_byte: number;
 }
 
+export interface MeasuredPerplexity {
+  readonly report: PerplexityReport;
+  /** With standard errors. */
+  readonly total: Perplexity;
+  /** Nats a token of each line that has one to score. */
+  readonly perLine: readonly number[];
+}
+
 /** Float32 on dequantized weights; the first token of each line is not scored; progress on standard error. */
-export async function run(options: { model: string; file: string; logitBias?: string }): Promise<PerplexityReport> {
+export async function measure(options: { model: string; file: string }): Promise<MeasuredPerplexity> {
   const lines = textLines(options.file);
   const checkpoint = await openModel(await modelPath(options.model));
   ensureNative();
@@ -29,7 +36,6 @@ export async function run(options: { model: string; file: string; logitBias?: st
       model,
       lines.map(line => checkpoint.tokenizer.encode(line)),
       {
-        ...(options.logitBias && { tokenBias: readBias(options.logitBias, checkpoint.config.vocabSize) }),
         onBatch: (done, total) => {
           if (Date.now() - said < 2000) return;
           said = Date.now();
@@ -40,34 +46,18 @@ export async function run(options: { model: string; file: string; logitBias?: st
     const nll = scores.reduce((sum, s) => sum + s.nll, 0);
     const tokens = scores.reduce((sum, s) => sum + s.tokens, 0);
     const bytes = lines.reduce((sum, line) => sum + Buffer.byteLength(line), 0);
-    return { perplexity: Math.exp(nll / tokens), nll, tokens, bytes, bits_per_byte: nll / Math.LN2 / bytes };
+    return {
+      report: { perplexity: Math.exp(nll / tokens), nll, tokens, bytes, bits_per_byte: nll / Math.LN2 / bytes },
+      total: perplexity(scores.map((s, i) => ({ ...s, bytes: Buffer.byteLength(lines[i]!) }))),
+      perLine: scores.filter(s => s.tokens > 0).map(s => s.nll / s.tokens),
+    };
   } finally {
     model.dispose();
   }
 }
 
-/** A bias on the vocabulary as `learnd train` writes it: [[token, value], …]. */
-function readBias(file: string, vocabSize: number): Float32Array {
-  const dense = new Float32Array(vocabSize);
-  let rows: unknown;
-  try {
-    rows = JSON.parse(readFileSync(file, 'utf8'));
-  } catch (cause) {
-    throw invalid('logit-bias', `${file}: ${(cause as Error).message}`, { cause });
-  }
-  if (!Array.isArray(rows)) throw invalid('logit-bias', `${file} is not a list of [token, value]`);
-  for (const row of rows as unknown[]) {
-    const [token, value] = Array.isArray(row) ? (row as unknown[]) : [];
-    if (
-      !Number.isInteger(token) ||
-      !((token as number) >= 0 && (token as number) < vocabSize) ||
-      !Number.isFinite(value)
-    )
-      throw invalid('logit-bias', `${file}: ${JSON.stringify(row)} is not [token, value] for ${vocabSize} tokens`);
-    dense[token as number] = value as number;
-  }
-  return dense;
-}
+export const run = async (options: { model: string; file: string }): Promise<PerplexityReport> =>
+  (await measure(options)).report;
 
 export const human = (r: PerplexityReport): string =>
   `perplexity ${r.perplexity.toFixed(4)} over ${r.tokens} tokens (${r.bits_per_byte.toFixed(4)} bits per byte)`;
