@@ -51,8 +51,8 @@ def case(mechanisms, delta):
 
 
 rows = []
-for i in range(100):
-    k = 1 if i < 70 else int(rng.integers(2, 4))
+for i in range(200):
+    k = 1 if i % 100 < 70 else int(rng.integers(2, 4))
     mechanisms = []
     for _ in range(k):
         q = 1.0 if rng.random() < 0.15 else float(np.round(10 ** rng.uniform(-3, -0.15), 5))

@@ -135,20 +135,22 @@ interface Row {
   pld_upper: number;
 }
 
-test('100 random compositions agree with Opacus and dp-accounting, and never lie below a lower bound', () => {
+test('200 random compositions agree with Opacus and dp-accounting, and never lie below a lower bound', () => {
   const { rows } = golden<{ rows: Row[] }>('privacy.json');
-  assert.equal(rows.length, 100);
+  assert.equal(rows.length, 200);
   for (const [i, row] of rows.entries()) {
     const rdp = epsilon(row.mechanisms, row.delta, 'rdp');
     near(rdp, Math.max(0, row.opacus_rdp), 1e-6 * Math.max(1, row.opacus_rdp), `RDP ${i}`);
     const dpa = rdpEpsilon(row.mechanisms, row.delta, DPA_ORDERS);
     assert.ok(dpa <= row.dpa_rdp + 1e-9 && dpa > 0.9 * row.dpa_rdp, `${i}: ${dpa}, dp-accounting ${row.dpa_rdp}`);
-    if (process.env.CI === undefined && i % 4 !== 0) continue; // the numerical composition of all takes half a minute
+    if (process.env.CI === undefined && i % 8 !== 0) continue; // the numerical composition of all takes some seconds
     const prv = epsilon(row.mechanisms, row.delta);
     assert.ok(prv >= row.pld_lower - 1e-9, `${i}: ${prv} below the lower bound ${row.pld_lower}`);
     assert.ok(prv <= rdp + 1e-12, `${i}: never looser than Renyi`);
+    // Both are upper bounds: this one states .01 of mesh error, that one has next to none.
     assert.ok(prv <= row.pld_upper + 0.0115, `${i}: ${prv} far above ${row.pld_upper}`);
-    if (row.opacus_prv !== null) assert.ok(prv <= row.opacus_prv + 1e-3, `${i}: ${prv}, Opacus ${row.opacus_prv}`);
+    near(prv, row.pld_upper, 0.0115, `PLD ${i}`);
+    if (row.opacus_prv !== null) near(prv, Math.min(row.opacus_prv, rdp), 1e-2, `Opacus' PRV ${i}`);
   }
 });
 

@@ -10,6 +10,7 @@
  *   c = plan.clipFactor(norm(g))            // 0 where the norm is not finite: leave such a unit out (0 * NaN is NaN)
  *   if (c > 0) sum += c * g
  * sum += plan.noise(step, sum.length)       // once a step, however many microbatches there were
+ * plan.observe(step, norms of those units)  // moves an adaptive bound; with a fixed one it only checks
  * update(sum / plan.divisor)                // a public constant, never the number of units drawn
  * ```
  * Where parameters come in several tensors: norm over all of them, and `plan.noise(step, n, name)` for each by its own name.
@@ -24,7 +25,30 @@ export type Clip =
   /** min(1, bound / (norm + 1e-6)): contributions keep their size up to the bound. */
   | { readonly kind: 'flat'; readonly bound: number }
   /** 1 / (norm + .01): every contribution has a norm just below 1, nothing to tune (arXiv 2206.07136). */
-  | { readonly kind: 'auto-s' };
+  | { readonly kind: 'auto-s' }
+  /**
+   * As flat, with a bound that follows a quantile of the norms (arXiv 1905.03871): after each step
+   * R <- R exp(-rate (b - quantile)), b the noised share of the expected units whose norm was at most R. The plan holds R.
+   * What the share costs is paid for by more noise on the gradients, so that a step costs what it would with a fixed bound.
+   */
+  | {
+      readonly kind: 'quantile';
+      /** The bound of the first step. */
+      readonly initial: number;
+      /** Default .5. */
+      readonly quantile?: number;
+      /** Default .2. */
+      readonly rate?: number;
+      /** Standard deviation of the noise on the number of units below the bound. Default the larger of a 20th of the expected units and 1.5 noise multipliers. */
+      readonly countNoise?: number;
+    };
+
+/** Where an adaptive bound stands, for a checkpoint. As public as the weights: it follows from noised releases alone. */
+export interface PlanState {
+  /** Steps whose norms have been observed. */
+  readonly step: number;
+  readonly bound: number;
+}
 
 export interface PlanRequest {
   /** How many units there are in the training view. Private: it only bounds the indices drawn. */
@@ -56,8 +80,11 @@ export interface DpPlan {
   readonly clip: Clip;
   /** Neighbours differ by adding or removing one unit. */
   readonly neighbours: 'add-remove';
+  /** Accounted for: of all that a step releases, together. */
   readonly noiseMultiplier: number;
-  /** Largest norm a unit adds to the sum. */
+  /** Of the gradients alone: more than the above where a step also releases how many norms were below the bound. */
+  readonly gradientNoise: number;
+  /** Largest norm a unit adds to the sum; with an adaptive bound, in the step that is being made. */
   readonly sensitivity: number;
   /** Expected units in a step: sampleRate times expectedUnits. */
   readonly divisor: number;
@@ -72,15 +99,28 @@ export interface DpPlan {
   /** Factor for a unit's gradient (or release) of this norm; 0 where the norm is not finite, so such a unit counts as absent. */
   clipFactor(norm: number): number;
   /**
-   * Noise for the SUM of a step: n numbers of standard deviation noiseMultiplier * sensitivity.
+   * Noise for the SUM of a step: n numbers of standard deviation gradientNoise * sensitivity. With an adaptive bound steps are made in
+   * order: the noise of a step is refused until the norms of the one before it were observed, because its bound is not known.
    * @param part names the tensor where there are several; asking twice for one part of one step is refused, because the same
    *   noise added twice cancels out for whoever subtracts the results
    */
   noise(step: number, n: number, part?: string): Float32Array;
+  /**
+   * The norms of the units drawn for a step, as they were given to clipFactor; once a step, after its noise. Norms that are not finite
+   * count as absent.
+   */
+  observe(step: number, norms: ArrayLike<number>): void;
+  /** For a checkpoint between two steps. undefined where nothing moves. */
+  state(): PlanState | undefined;
+  /** Takes up what an interrupted plan of the same request and seed said, before anything was handed out. */
+  restore(state: PlanState | undefined): void;
 }
 
 const FLAT_STABILITY = 1e-6;
 const AUTO_S_STABILITY = 0.01;
+const QUANTILE = { quantile: 0.5, rate: 0.2 } as const;
+/** An adaptive bound stays within this factor of where it began. */
+const FARTHEST = 1e6;
 
 function checkRequest(request: PlanRequest): void {
   checkSteps(request.units, 'units');
@@ -94,8 +134,97 @@ function checkRequest(request: PlanRequest): void {
     throw invalid('epsilon', 'give either epsilon or noiseMultiplier');
   if (request.clip.kind === 'flat' && !(Number.isFinite(request.clip.bound) && request.clip.bound > 0))
     throw invalid('clip.bound', `must be a finite number above 0, not ${request.clip.bound}`);
+  if (request.clip.kind === 'quantile') checkQuantile(request.clip);
   if (request.seed !== undefined && request.seed.length !== SEED_BYTES)
     throw invalid('seed', `must be ${SEED_BYTES} bytes, not ${request.seed.length}`);
+}
+
+function checkQuantile({
+  initial,
+  quantile = 0.5,
+  rate = 0.2,
+  countNoise = 1,
+}: Extract<Clip, { kind: 'quantile' }>): void {
+  for (const [name, value] of Object.entries({ initial, rate, countNoise }))
+    if (!(Number.isFinite(value) && value > 0))
+      throw invalid(`clip.${name}`, `must be a finite number above 0, not ${value}`);
+  if (!(quantile > 0 && quantile < 1)) throw invalid('clip.quantile', `must lie between 0 and 1, not ${quantile}`);
+}
+
+/** The bound of a step, and how it moves. */
+interface Bound {
+  /** Of the gradients. */
+  readonly gradientNoise: number;
+  readonly parts?: Readonly<Record<string, number>>;
+  at(): number;
+  /** Refuses a step whose bound is not known (yet, or any more). */
+  require(step: number): void;
+  observe(step: number, norms: ArrayLike<number>): void;
+  state(): PlanState | undefined;
+  restore(state: PlanState): void;
+}
+
+const fixedBound = (bound: number, sigma: number): Bound => ({
+  gradientNoise: sigma,
+  at: () => bound,
+  require: () => undefined,
+  observe: () => undefined,
+  state: () => undefined,
+  restore: () => {
+    throw new LearndError('conflict', 'the state of an adaptive bound was given to a plan with a fixed one');
+  },
+});
+
+/**
+ * One unit changes the gradients' sum by at most R and the count (each unit giving +1/2 or -1/2) by 1/2. In units of their noise that
+ * is 1 / z_g and 1 / (2 sigma_b), so a step is one Gaussian release with 1 / z^2 = 1 / z_g^2 + 1 / (2 sigma_b)^2: z is what is
+ * accounted, and z_g = (z^-2 - (2 sigma_b)^-2)^(-1/2) is the noise on the gradients.
+ */
+function quantileBound(
+  clip: Extract<Clip, { kind: 'quantile' }>,
+  context: { sigma: number; divisor: number; seed: Uint8Array },
+): Bound {
+  const { sigma, divisor, seed } = context;
+  const quantile = clip.quantile ?? QUANTILE.quantile;
+  const rate = clip.rate ?? QUANTILE.rate;
+  const countNoise = clip.countNoise ?? Math.max(divisor / 20, 1.5 * sigma);
+  if (!(sigma < 2 * countNoise))
+    throw invalid(
+      'clip.countNoise',
+      `must be above half the noise multiplier (${sigma / 2}), not ${countNoise}: the count alone would cost all there is`,
+    );
+  const gradientNoise = (sigma ** -2 - (2 * countNoise) ** -2) ** -0.5;
+  let bound = clip.initial;
+  let next = 0;
+  return {
+    gradientNoise,
+    parts: Object.freeze({ gradients: gradientNoise, 'norms-below-bound': 2 * countNoise }),
+    at: () => bound,
+    require: step => {
+      if (step !== next)
+        throw new LearndError(
+          'internal',
+          step > next
+            ? `the bound of step ${step} is not known before the norms of step ${step - 1} have been observed`
+            : `the norms of step ${step} have been observed: its bound has moved on`,
+        );
+    },
+    observe: (step, norms) => {
+      let sum = 0;
+      for (let i = 0; i < norms.length; i++)
+        if (Number.isFinite(norms[i]!) && norms[i]! >= 0) sum += norms[i]! <= bound ? 0.5 : -0.5;
+      const noise = streamFor(seed, `count:${step}`).normal(1, countNoise)[0]!;
+      const share = (sum + noise) / divisor + 0.5;
+      const moved = bound * Math.exp(-rate * (share - quantile));
+      bound = Math.min(clip.initial * FARTHEST, Math.max(clip.initial / FARTHEST, moved));
+      next = step + 1;
+    },
+    state: () => ({ step: next, bound }),
+    restore: state => {
+      next = state.step;
+      bound = state.bound;
+    },
+  };
 }
 
 /**
@@ -110,10 +239,21 @@ export function makePlan(request: PlanRequest): DpPlan {
   const clip: Clip = Object.freeze({ ...request.clip });
   const sigma =
     request.noiseMultiplier ?? calibrate({ epsilon: request.epsilon!, delta, sampleRate, steps, prior: [...prior] });
-  const own: Mechanism = Object.freeze({ noise_multiplier: sigma, sample_rate: sampleRate, steps });
-  checkMechanism(own);
-  const sensitivity = clip.kind === 'flat' ? clip.bound : 1;
   const seed = Uint8Array.from(request.seed ?? randomBytes(SEED_BYTES));
+  const divisor = sampleRate * expectedUnits;
+  checkMechanism({ noise_multiplier: sigma, sample_rate: sampleRate, steps });
+  const bound =
+    clip.kind === 'quantile'
+      ? quantileBound(clip, { sigma, divisor, seed })
+      : fixedBound(clip.kind === 'flat' ? clip.bound : 1, sigma);
+  const { gradientNoise, parts } = bound;
+  const own: Mechanism = Object.freeze({
+    noise_multiplier: sigma,
+    sample_rate: sampleRate,
+    steps,
+    ...(parts && { parts }),
+  });
+  checkMechanism(own);
   const handedOut = new Set<string>();
 
   const checkStep = (step: number): void => {
@@ -131,8 +271,11 @@ export function makePlan(request: PlanRequest): DpPlan {
     clip,
     neighbours: 'add-remove' as const,
     noiseMultiplier: sigma,
-    sensitivity,
-    divisor: sampleRate * expectedUnits,
+    gradientNoise,
+    get sensitivity(): number {
+      return bound.at();
+    },
+    divisor,
     mechanisms: Object.freeze([own]),
     epsilon: prior.length === 0 ? ownEpsilon : accountedEpsilon([...prior, own], delta),
     ownEpsilon,
@@ -145,16 +288,38 @@ export function makePlan(request: PlanRequest): DpPlan {
 
     clipFactor(norm: number): number {
       if (!Number.isFinite(norm) || norm < 0) return 0;
-      return clip.kind === 'flat' ? Math.min(1, clip.bound / (norm + FLAT_STABILITY)) : 1 / (norm + AUTO_S_STABILITY);
+      return clip.kind === 'auto-s' ? 1 / (norm + AUTO_S_STABILITY) : Math.min(1, bound.at() / (norm + FLAT_STABILITY));
     },
 
     noise(step: number, n: number, part = ''): Float32Array {
       checkStep(step);
+      bound.require(step);
       const purpose = `noise:${step}:${part}`;
       if (handedOut.has(purpose))
         throw new LearndError('internal', `noise of step ${step}${part && `, ${part},`} was handed out already`);
       handedOut.add(purpose);
-      return streamFor(seed, purpose).normal(n, sigma * sensitivity);
+      return streamFor(seed, purpose).normal(n, gradientNoise * bound.at());
+    },
+
+    observe(step: number, norms: ArrayLike<number>): void {
+      checkStep(step);
+      bound.require(step);
+      bound.observe(step, norms);
+    },
+
+    state: () => bound.state(),
+
+    restore(state: PlanState | undefined): void {
+      if (state === undefined && bound.state() === undefined) return;
+      if (state === undefined || !(Number.isFinite(state.bound) && state.bound > 0))
+        throw new LearndError(
+          'corrupt',
+          'the state of an adaptive bound is missing: the steps after it cannot be replayed',
+        );
+      checkSteps(state.step, 'state.step');
+      if (handedOut.size > 0)
+        throw new LearndError('internal', 'a plan that has handed out noise cannot be set to another step');
+      bound.restore(state);
     },
   });
 }

@@ -10,7 +10,7 @@ import { LearndError } from '../../base/errors.ts';
 import { SafetensorsFile } from '../model/formats/safetensors-read.ts';
 import { writeSafetensorsFile } from '../model/formats/safetensors-write.ts';
 import type { HostTensor, WeightSource } from '../model/types.ts';
-import type { Mechanism } from '../privacy/index.ts';
+import type { Mechanism, PlanState } from '../privacy/index.ts';
 import { type Tensor, tensorflow } from '../tensor/backend.ts';
 import type { RunningAverage } from './average.ts';
 import type { Optimizer, Parameters } from './optimizer.ts';
@@ -40,6 +40,8 @@ export interface TrainingState {
   readonly released: readonly Mechanism[];
   /** Of the terms beside the data's own gradient (`Beside.state`). */
   readonly beside?: readonly number[];
+  /** Where the plan's adaptive bound stands (`DpPlan.state`). */
+  readonly plan?: PlanState;
   /** Of the request: a state is taken up only by the same training. */
   readonly fingerprint: string;
 }

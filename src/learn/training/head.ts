@@ -246,8 +246,8 @@ async function descend(input: Descent): Promise<{ weight: Float64Array; steps: n
   const { plan, units, hidden, start } = input;
   const labels = start.length / hidden;
   const planned = plan?.steps ?? PUBLIC_STEPS;
-  const bound = plan?.sensitivity ?? 1;
-  const rate = totalRate(labels, plan) / planned / bound / (plan?.divisor ?? units.length);
+  // In whole contributions of a step: an adaptive bound changes how large these are.
+  const rate = totalRate(labels, plan) / planned / (plan?.divisor ?? units.length);
   const keep = Math.max(1, Math.ceil(AVERAGED * planned));
   const weight = Float64Array.from(start);
   const sum = new Float64Array(start.length);
@@ -258,10 +258,13 @@ async function descend(input: Descent): Promise<{ weight: Float64Array; steps: n
   while (step < planned) {
     sum.fill(0);
     let loss = 0;
-    for (const index of plan?.sample(step) ?? all) loss += addUnit(input, units[index]!, weight, plan, sum);
+    const norms: number[] = [];
+    for (const index of plan?.sample(step) ?? all) loss += addUnit(input, units[index]!, weight, plan, sum, norms);
     if (plan === null) losses.push(loss / units.length);
     const noise = plan?.noise(step, sum.length, 'head');
-    for (let i = 0; i < sum.length; i++) weight[i]! -= rate * (sum[i]! + (noise?.[i] ?? 0));
+    const stepRate = rate / (plan?.sensitivity ?? 1);
+    for (let i = 0; i < sum.length; i++) weight[i]! -= stepRate * (sum[i]! + (noise?.[i] ?? 0));
+    plan?.observe(step, norms);
     tail.push(Float64Array.from(weight));
     if (tail.length > keep) tail.shift();
     step += 1;
@@ -275,8 +278,15 @@ async function descend(input: Descent): Promise<{ weight: Float64Array; steps: n
 /** Without noise a gradient is scaled to length 1 as well: the steps are then alike. */
 const scaleAlone = (norm: number): number => (Number.isFinite(norm) ? 1 / (norm + 1e-3) : 0);
 
-/** Adds a unit's clipped mean gradient to `sum`, and returns its mean loss. */
-function addUnit(input: Descent, unit: Unit, weight: Float64Array, plan: DpPlan | null, sum: Float64Array): number {
+/** Adds a unit's clipped mean gradient to `sum` and its norm to `norms`, and returns its mean loss. */
+function addUnit(
+  input: Descent,
+  unit: Unit,
+  weight: Float64Array,
+  plan: DpPlan | null,
+  sum: Float64Array,
+  norms: number[],
+): number {
   const { features, truth, hidden } = input;
   const labels = weight.length / hidden;
   const n = unit.to - unit.from;
@@ -289,6 +299,7 @@ function addUnit(input: Descent, unit: Unit, weight: Float64Array, plan: DpPlan 
     errors[e * labels + label]! -= 1;
   }
   const norm = outerNorm(features, unit.from, n, errors, hidden) / n;
+  norms.push(norm);
   const factor = plan === null ? scaleAlone(norm) : plan.clipFactor(norm);
   if (factor > 0) addOuter(features, unit.from, n, errors, factor / n, hidden, sum);
   return loss;

@@ -37,14 +37,17 @@ async function weighed(
   { trainable }: Training,
   units: readonly (readonly Example[])[],
   options: PassOptions,
-): Promise<{ options: PassOptions; loss: number | undefined }> {
-  if (objective === undefined) return { options, loss: undefined };
-  const { tokenWeight, loss } = await objective.weigh(
+): Promise<{ options: PassOptions; loss: number | undefined; outcomes: Drawn['outcomes'] }> {
+  if (objective === undefined) return { options, loss: undefined, outcomes: [] };
+  const { tokenWeight, loss, correct } = await objective.weigh(
     units,
     examples => sequenceLogProbabilities(model, examples, trainable, options),
     beside?.itemFactor,
   );
-  return { options: { ...options, tokenWeight }, loss };
+  const outcomes = units.map(unit =>
+    objective.itemsOf(unit).flatMap(item => (correct.has(item) ? [{ item, correct: correct.get(item)! }] : [])),
+  );
+  return { options: { ...options, tokenWeight }, loss, outcomes };
 }
 
 /** After the noise and the division: what public data adds, or what is charged for through the plan's own noise. */
@@ -67,7 +70,7 @@ export async function publicStep(
   options: PassOptions,
 ): Promise<Step> {
   const examples = minibatches.next().value;
-  const { options: own, loss } = await weighed(request, training, [examples], options);
+  const { options: own, loss, outcomes } = await weighed(request, training, [examples], options);
   const { gradients, nll, tokens } = await meanGradient(request.model, examples, training.trainable, own);
   if (!Number.isFinite(loss ?? nll)) {
     disposeGradients(gradients);
@@ -75,7 +78,7 @@ export async function publicStep(
       hint: 'Lower the learning rate.',
     });
   }
-  await addBeside(request, training, gradients, { step, units: [examples] }, options);
+  await addBeside(request, training, gradients, { step, units: [examples], outcomes }, options);
   return {
     gradients,
     loss: request.objective === undefined ? nll / tokens : loss,
@@ -94,12 +97,12 @@ export async function privateStep(
 ): Promise<Step> {
   const tf = tensorflow();
   const drawn = plan.sample(step).map(i => request.units[i]!);
-  const { options: own, loss } = await weighed(request, training, drawn, options);
-  const { gradients, nll, tokens } = await clippedUnitGradients(
+  const { options: own, loss, outcomes } = await weighed(request, training, drawn, options);
+  const { gradients, norms, nll, tokens } = await clippedUnitGradients(
     request.model,
     drawn,
     training.trainable,
-    plan.clipFactor,
+    (norm, unit) => plan.clipFactor(norm) * (request.beside?.unitFactor?.(drawn[unit]!) ?? 1),
     own,
   );
   for (const [key, sum] of gradients) {
@@ -110,7 +113,8 @@ export async function privateStep(
     );
     sum.dispose();
   }
-  await addBeside(request, training, gradients, { step, units: drawn }, options);
+  await addBeside(request, training, gradients, { step, units: drawn, outcomes }, options);
+  plan.observe(step, norms);
   const seen = drawn.reduce((sum, unit) => sum + unit.reduce((of, e) => of + e.tokens.length, 0), 0);
   const mean = tokens === 0 ? undefined : nll / tokens;
   return {

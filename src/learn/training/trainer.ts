@@ -134,7 +134,9 @@ export async function* train(request: TrainRequest): AsyncGenerator<TrainProgres
     const kept = plan === undefined || checkpoint.losses === true ? losses : [];
     const released = plan?.mechanisms.map(mechanism => ({ ...mechanism, steps: step })) ?? [];
     const beside = request.beside?.state() ?? [];
-    const state = { step, seconds: elapsed(), stepSeconds, tokens: totalTokens, losses: kept, released, beside };
+    const bound = plan?.state();
+    const at = { step, seconds: elapsed(), stepSeconds, tokens: totalTokens };
+    const state = { ...at, losses: kept, released, beside, ...(bound && { plan: bound }) };
     await saveState(checkpoint.path, resumable, { ...state, fingerprint: fingerprint! });
     saved = step;
     await checkpoint.onSaved?.(step);
@@ -161,6 +163,7 @@ export async function* train(request: TrainRequest): AsyncGenerator<TrainProgres
       ({ step, stepSeconds, tokens: totalTokens, seconds: secondsBefore } = state);
       losses.push(...state.losses);
       request.beside?.restore(state.beside ?? []);
+      plan?.restore(state.plan);
       saved = step;
       for (let i = 0; i < step; i++) minibatches?.next();
       started = performance.now();
