@@ -21,13 +21,16 @@ export function tensorflow(options: { threads?: number } = {}): Tensorflow {
 
 function load(threads: number | undefined): Tensorflow {
   restoreUtilFunctions();
-  // These four are TensorFlow's own interface for settings that it reads while it is loaded; there is no call for them.
+  // These five are TensorFlow's own interface for settings that it reads while it is loaded; there is no call for them.
   const env = process.env;
   env.TF_CPP_MIN_LOG_LEVEL ??= '2';
   if (threads !== undefined) {
     env.TF_NUM_INTRAOP_THREADS = String(threads);
     env.OMP_NUM_THREADS = String(threads);
   }
+  // TensorFlow's own choice is by the processor's generation (AVX-512 with VNNI). Without it on an AVX2 core, products ran at 26 to
+  // 86 GFLOPS by orientation and size; with it at 84 to 92 for all of them.
+  env.TF_ENABLE_ONEDNN_OPTS ??= '1';
   // Ops of one step depend on each other, so a second pool to run them side by side only takes time from the first.
   env.TF_NUM_INTEROP_THREADS ??= '1';
   try {

@@ -74,6 +74,10 @@ export function lowerBlocks(model: EngineModel, batch: TokenBatch, from: number,
 /** The embedding's gradient is a scatter-add of `d` into the rows of the tokens read; a tied matrix adds it to the head's. */
 function embeddingGradient(model: EngineModel, batch: TokenBatch, d: Tensor, sink: GradientSink): void {
   const tf = tensorflow();
+  if (sink.embedding !== undefined) {
+    sink.embedding('model.embed_tokens.weight', d);
+    return;
+  }
   const { vocabSize } = model.config;
   const summed = tf.unsortedSegmentSum(d, tf.tensor1d(batch.ids, 'int32'), vocabSize);
   sink.weightGradient('model.embed_tokens.weight', summed);

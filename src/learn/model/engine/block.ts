@@ -3,7 +3,7 @@ import { tensorflow } from '../../tensor/backend.ts';
 import { batchMatMul } from '../../tensor/native.ts';
 import type { EngineAdapter, EngineModel } from './model.ts';
 import { layerName } from './model.ts';
-import type { GradientSink } from './ops.ts';
+import type { Branch, GradientSink } from './ops.ts';
 import {
   joinHeads,
   linear,
@@ -90,18 +90,18 @@ export function blockBackward(
   sink: GradientSink,
 ): Tensor {
   const tf = tensorflow();
-  const back: Back = (kind, x, d) => linearBackward(model, adapter, layer, kind, x, d, sink);
+  const back: Back = (x, ...branches) => linearBackward(model, adapter, layer, branches, x, sink);
   const { gate, up } = saved;
 
   const sigmoid = tf.sigmoid(gate);
   const silu = tf.mul(gate, sigmoid);
-  const dInner = back('mlp.down_proj', () => tf.mul(silu, up), dy);
+  const dInner = back(() => tf.mul(silu, up), { kind: 'mlp.down_proj', dy });
   const dUp = tf.mul(dInner, silu);
   // silu'(g) = s (1 + g (1 - s)) = s + silu (1 - s)
   const dGate = tf.mul(tf.mul(dInner, up), tf.add(sigmoid, tf.mul(silu, tf.sub(1, sigmoid))));
   const name2 = layerName(layer, 'post_attention_layernorm.weight');
   const h2 = once(() => tf.mul(saved.unit2, model.parameter(name2)));
-  const dH2 = tf.add(back('mlp.gate_proj', h2, dGate), back('mlp.up_proj', h2, dUp));
+  const dH2 = back(h2, { kind: 'mlp.gate_proj', dy: dGate }, { kind: 'mlp.up_proj', dy: dUp });
   sink.scale(name2, dH2, saved.unit2);
   const dMiddle = tf.add(
     dy,
@@ -115,8 +115,8 @@ export function blockBackward(
   return tf.add(dMiddle, rmsNormBackward(dH1, model.parameter(name1), { unit: saved.unit1, inverse: saved.inverse1 }));
 }
 
-/** Backward of one of the block's linear layers: its kind, its input (made when asked for), its output's gradient. */
-type Back = (kind: string, x: () => Tensor, d: Tensor) => Tensor;
+/** Backward of linear layers that share an input, which is made when asked for. */
+type Back = (x: () => Tensor, ...branches: Branch[]) => Tensor;
 
 function once(make: () => Tensor): () => Tensor {
   let made: Tensor | undefined;
@@ -138,7 +138,7 @@ function attentionBackward(
   const { heads, kvHeads, headDim } = model.config;
   const group = heads / kvHeads;
   const rope = model.rope(length);
-  const dContext = back('self_attn.o_proj', () => saved.context, dMiddle);
+  const dContext = back(() => saved.context, { kind: 'self_attn.o_proj', dy: dMiddle });
   const dHeads = tf.reshape(splitHeads(dContext, batch, length, heads, headDim), [
     batch * kvHeads,
     group * length,
@@ -155,8 +155,10 @@ function attentionBackward(
   const dq = unrotate(dQ, heads, rope.qCos, rope.qSin);
   const dk = unrotate(dK, kvHeads, rope.kCos, rope.kSin);
   const dv = joinHeads(dV, batch, length, kvHeads, headDim);
-  const fromQ = back('self_attn.q_proj', h1, dq);
-  const fromK = back('self_attn.k_proj', h1, dk);
-  const fromV = back('self_attn.v_proj', h1, dv);
-  return tf.addN([fromQ, fromK, fromV]);
+  return back(
+    h1,
+    { kind: 'self_attn.q_proj', dy: dq },
+    { kind: 'self_attn.k_proj', dy: dk },
+    { kind: 'self_attn.v_proj', dy: dv },
+  );
 }

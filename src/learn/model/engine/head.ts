@@ -41,28 +41,34 @@ export function headLoss(
   const losses = new Float32Array(scored.rows.length);
   const weight = model.parameter(headName(model));
   const scale = model.parameter('model.norm.weight');
-  const chunk = chunkRows(model.config.vocabSize);
+  const crossEntropy = (h: Tensor, at: number, end: number) => {
+    const logits = vocabularyLogits(weight, h);
+    return sparseSoftmaxCrossEntropy(
+      tokenBias === undefined ? logits : tf.add(logits, tokenBias),
+      tf.tensor1d(scored.labels.slice(at, end), 'int32'),
+    );
+  };
   const dHidden = tf.tidy(() => {
     const norm = rmsNorm(hidden, scale, model.config.rmsEps);
     const pieces: Tensor[] = [];
-    for (let at = 0; at < scored.rows.length; at += chunk) {
-      const end = Math.min(at + chunk, scored.rows.length);
+    let at = 0;
+    for (const end of chunkEnds(model.config.vocabSize, scored.rows.length, trainHead ? sink : undefined)) {
+      const start = at;
       const piece = tf.tidy(() => {
-        const h = tf.gather(norm.y, tf.tensor1d(scored.rows.slice(at, end), 'int32'));
-        let logits = vocabularyLogits(weight, h);
-        if (tokenBias !== undefined) logits = tf.add(logits, tokenBias);
-        const { loss, gradient } = sparseSoftmaxCrossEntropy(
-          logits,
-          tf.tensor1d(scored.labels.slice(at, end), 'int32'),
-        );
-        losses.set(loss.dataSync(), at);
+        const h = tf.gather(norm.y, tf.tensor1d(scored.rows.slice(start, end), 'int32'));
+        const { loss, gradient } = crossEntropy(h, start, end);
+        losses.set(loss.dataSync(), start);
         if (sink === undefined) return undefined;
         // A row's weight goes on the narrow side of each product: scaling the gradient itself is one more pass over 25 MB.
-        const rowWeights = tf.tensor2d(scored.weights.slice(at, end), [end - at, 1]);
-        if (trainHead) sink.weight(headName(model), () => tf.mul(h, rowWeights), gradient);
-        return tf.mul(matMul(gradient, weight), rowWeights);
+        const weights = tf.tensor2d(scored.weights.slice(start, end), [end - start, 1]);
+        const again = (input: Tensor) => crossEntropy(input, start, end).gradient;
+        if (trainHead && sink.head !== undefined)
+          sink.head(headName(model), { at: start, h, weights, gradient, again });
+        else if (trainHead) sink.weight(headName(model), () => tf.mul(h, weights), gradient);
+        return tf.mul(matMul(gradient, weight), weights);
       });
       if (piece !== undefined) pieces.push(piece);
+      at = end;
     }
     if (sink === undefined) return undefined;
     const dNormed = spread(pieces, scored.rows, hidden.shape as [number, number]);
@@ -70,6 +76,13 @@ export function headLoss(
     return rmsNormBackward(dNormed, scale, norm);
   });
   return { losses, dHidden };
+}
+
+/** Ends of the chunks that pass the vocabulary one after the other; a sink that works by unit has them end where units do. */
+function chunkEnds(vocabSize: number, rows: number, sink: GradientSink | undefined): readonly number[] {
+  const most = chunkRows(vocabSize);
+  if (sink?.headEnds !== undefined) return sink.headEnds(most);
+  return Array.from({ length: Math.ceil(rows / most) }, (_, i) => Math.min((i + 1) * most, rows));
 }
 
 /** A loss on the last block's output, as `headLoss`. */

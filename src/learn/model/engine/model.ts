@@ -259,3 +259,10 @@ export function engineAdapter(
 export function toHost(tensor: Tensor): HostTensor {
   return { shape: [...tensor.shape], data: Float32Array.from(tensor.dataSync()) };
 }
+
+/** The tensor behind a trainable key. */
+export function parameterOf(model: EngineModel, adapter: EngineAdapter | undefined, key: string): Tensor {
+  const match = /^(.*)\.lora_([ab])$/.exec(key);
+  if (match === null) return model.parameter(key);
+  return adapter!.pairs.get(match[1]!)![match[2] as 'a' | 'b'];
+}

@@ -59,10 +59,31 @@ export function joinHeads(x: Tensor, batch: number, length: number, heads: numbe
   ]);
 }
 
+/** Scored rows `at` .. of the vocabulary head: dW = gradient^T (h * weights). */
+export interface HeadPart {
+  readonly at: number;
+  /** [rows, hidden], the head's input. */
+  readonly h: Tensor;
+  /** [rows, 1], the rows' weights in the loss. */
+  readonly weights: Tensor;
+  /** [rows, vocabSize], of the unweighted loss with respect to the logits. */
+  readonly gradient: Tensor;
+  /** Computes `gradient` once more, from `h`. */
+  again(h: Tensor): Tensor;
+}
+
 /** Where gradients of a block's parameters go. The tensors given are collected by the caller's tidy: keep what is to last. */
 export interface GradientSink {
   /** A linear layer's weight: dW = dy^T x. `x` is made when asked for: most methods do not train most weights. */
   weight(name: string, x: () => Tensor, dy: Tensor): void;
+  /** Weights of several layers that share the input `x`. */
+  weights(layers: readonly { readonly name: string; readonly dy: Tensor }[], x: () => Tensor): void;
+  /** The vocabulary head, a chunk of scored rows at a time; without it the head's weight comes as `weight`. */
+  head?(name: string, part: HeadPart): void;
+  /** Where chunks of the scored rows must end, when each may have about `most` rows; without it, every `most` rows. */
+  headEnds?(most: number): readonly number[];
+  /** The embedding: `d` [batch * length, hidden] is the gradient at its output; without it, it comes summed as `weightGradient`. */
+  embedding?(name: string, d: Tensor): void;
   /** A weight's gradient that comes ready made (the embedding's). */
   weightGradient(name: string, gradient: Tensor): void;
   bias(name: string, dy: Tensor): void;
@@ -93,29 +114,40 @@ export function linear(
   return y;
 }
 
-/** dx of `linear`, its parameters' gradients going to `sink`. */
+/** One of the linear layers that share an input, and the gradient at its output. */
+export interface Branch {
+  readonly kind: string;
+  readonly dy: Tensor;
+}
+
+/**
+ * dx of linear layers that share the input `x`, their parameters' gradients going to `sink`.
+ */
 export function linearBackward(
   model: EngineModel,
   adapter: EngineAdapter | undefined,
   layer: number,
-  kind: string,
+  branches: readonly Branch[],
   x: () => Tensor,
-  dy: Tensor,
   sink: GradientSink,
 ): Tensor {
   const tf = tensorflow();
-  const name = layerName(layer, `${kind}.weight`);
-  let dx = matMul(dy, model.parameter(name));
-  sink.weight(name, x, dy);
-  if (hasBias(model, kind)) sink.bias(layerName(layer, `${kind}.bias`), dy);
-  const pair = adapter?.pairs.get(name);
-  if (pair !== undefined) {
+  const names = branches.map(({ kind }) => layerName(layer, `${kind}.weight`));
+  const parts = branches.map(({ dy }, i) => matMul(dy, model.parameter(names[i]!)));
+  sink.weights(
+    branches.map(({ dy }, i) => ({ name: names[i]!, dy })),
+    x,
+  );
+  branches.forEach(({ kind, dy }, i) => {
+    if (hasBias(model, kind)) sink.bias(layerName(layer, `${kind}.bias`), dy);
+    const pair = adapter?.pairs.get(names[i]!);
+    if (pair === undefined) return;
     const scale = adapter!.scale;
     const dyb = matMul(dy, pair.b);
     // x A^T is made again rather than kept: rank columns of one product against a saved tensor a linear layer.
     const input = x();
-    sink.lora(name, { x: input, xa: matMul(input, pair.a, false, true), dy, dyb, scale });
-    dx = tf.add(dx, tf.mul(matMul(dyb, pair.a), scale));
-  }
-  return dx;
+    sink.lora(names[i]!, { x: input, xa: matMul(input, pair.a, false, true), dy, dyb, scale });
+    parts.push(tf.mul(matMul(dyb, pair.a), scale));
+  });
+  return parts.length === 1 ? parts[0]! : tf.addN(parts);
 }

@@ -34,6 +34,9 @@ export class SumSink implements GradientSink {
   weight(name: string, x: () => Tensor, dy: Tensor): void {
     if (this.#wanted.has(name)) accumulate(this.gradients, name, matMul(dy, x(), true));
   }
+  weights(layers: readonly { name: string; dy: Tensor }[], x: () => Tensor): void {
+    for (const { name, dy } of layers) this.weight(name, x, dy);
+  }
   weightGradient(name: string, gradient: Tensor): void {
     if (this.#wanted.has(name)) accumulate(this.gradients, name, gradient);
   }
@@ -89,6 +92,9 @@ export class UnitSink implements GradientSink {
         'internal',
         `per-unit gradients of the matrix ${name} are to be materialised a unit at a time`,
       );
+  }
+  weights(layers: readonly { name: string }[]): void {
+    for (const { name } of layers) this.weight(name);
   }
   weightGradient(name: string): void {
     this.weight(name);

@@ -1,10 +1,13 @@
 import type { Tensor } from '../../tensor/backend.ts';
 import { tensorflow } from '../../tensor/backend.ts';
-import { matMul } from '../../tensor/native.ts';
 import { lossBackward, lowerBlocks } from './backward.ts';
 import { groupByLength, padBatch, scoredRows, type TokenBatch } from './batch.ts';
-import type { EngineAdapter, EngineModel } from './model.ts';
-import { accumulate, disposeGradients, type Gradients, SumSink, UnitSink } from './sinks.ts';
+import { BookkeepingSink } from './bookkeeping.ts';
+import { type EngineAdapter, type EngineModel, parameterOf } from './model.ts';
+import type { GradientSink } from './ops.ts';
+import { accumulate, disposeGradients, type Gradients, SumSink } from './sinks.ts';
+
+export { parameterOf } from './model.ts';
 
 /** One training sequence. `mask[t]` says whether token t is scored (never the first); absent: all but the first are. */
 export interface Example {
@@ -22,7 +25,7 @@ export interface Trainable {
   /** Lowest block with something to train; with a cache, what enters it is computed once an example. */
   readonly from: number;
   readonly vocabulary: boolean;
-  /** Every unit's gradient fits beside the others' (norm scales, biases, LoRA); else one unit is materialised at a time. */
+  /** None of the model's matrices among the keys (norm scales, biases, LoRA): units' gradients are held side by side. */
   readonly small: boolean;
 }
 
@@ -166,7 +169,7 @@ function pass(
   batch: TokenBatch,
   members: readonly Example[],
   scored: ReturnType<typeof scoredRows>,
-  sink: SumSink | UnitSink,
+  sink: GradientSink,
   { adapter, from, vocabulary }: Trainable,
   { cache, tokenBias }: PassOptions,
 ): Float32Array {
@@ -182,7 +185,7 @@ export interface ClippedResult extends PassResult {
 }
 
 /**
- * The sum over units of clipFactor(norm) * gradient, a unit's gradient being the mean over its examples of the gradient of
+ * The sum over units of clipFactor(norm, its index) * gradient, a unit's gradient being the mean over its examples of the gradient of
  * the example's mean loss. Exact: a unit's examples are added up before the norm, whatever the microbatches. A unit whose
  * gradient is not finite, or that has nothing scored, adds nothing (a factor of 0 would not do: 0 * NaN is NaN).
  */
@@ -190,7 +193,7 @@ export async function clippedUnitGradients(
   model: EngineModel,
   units: readonly (readonly Example[])[],
   trainable: Trainable,
-  clipFactor: (norm: number) => number,
+  clipFactor: (norm: number, unit: number) => number,
   options: PassOptions,
 ): Promise<ClippedResult> {
   const sums: Gradients = new Map();
@@ -198,40 +201,68 @@ export async function clippedUnitGradients(
   let nll = 0;
   let tokens = 0;
   const useful = units.map(unit => unit.filter(example => scoredTokens(example) > 0));
-  for (const group of groupUnits(useful, trainable, options.maxTokens)) {
-    const part =
-      group.length === 1 && isAlone(useful[group[0]!]!, trainable, options.maxTokens)
-        ? await oneUnit(model, useful[group[0]!]!, trainable, options)
-        : await severalUnits(
-            model,
-            group.map(u => useful[u]!),
-            trainable,
-            options,
-          );
-    clipInto(sums, part.gradients, group, norms, clipFactor);
-    disposeGradients(part.gradients);
-    nll += part.nll;
-    tokens += part.tokens;
+  try {
+    for (const group of groupUnits(model, useful, trainable, options.maxTokens)) {
+      const members = group.map(u => useful[u]!);
+      const alone = group.length === 1 && isAlone(model, members[0]!, trainable, options.maxTokens);
+      const factor = (norm: number, i: number) => clipFactor(norm, group[i]!);
+      const part = alone
+        ? await oneUnit(model, members[0]!, trainable, factor, sums, options)
+        : severalUnits(model, members, trainable, factor, sums, options);
+      part.norms.forEach((norm, i) => {
+        norms[group[i]!] = norm;
+      });
+      nll += part.nll;
+      tokens += part.tokens;
+      if (!alone) await options.onMicrobatch?.();
+    }
+  } catch (error) {
+    disposeGradients(sums);
+    throw error;
   }
-  restoreShapes(model, trainable, sums);
+  const tf = tensorflow();
+  for (const key of trainable.keys)
+    if (!sums.has(key)) sums.set(key, tf.zeros(parameterOf(model, trainable.adapter, key).shape));
   return { gradients: sums, norms, nll, tokens };
 }
 
 const longest = (unit: readonly Example[]): number => unit.reduce((most, e) => Math.max(most, e.tokens.length), 0);
 
-const isAlone = (unit: readonly Example[], trainable: Trainable, maxTokens: number): boolean =>
-  !trainable.small || longest(unit) * unit.length > maxTokens;
+/** Logits of one unit at a time, in floats, when the vocabulary is trained: 256 MB. */
+const MAX_UNIT_LOGITS = 64e6;
+
+/** A unit that does not fit one microbatch: its gradient is materialised. */
+function isAlone(model: EngineModel, unit: readonly Example[], { vocabulary }: Trainable, maxTokens: number): boolean {
+  const tokens = longest(unit) * unit.length;
+  return tokens > maxTokens || (vocabulary && tokens * model.config.vocabSize > MAX_UNIT_LOGITS);
+}
 
 /** Bound on the floats of the units' gradients held side by side: 256 MB. */
 const MAX_UNIT_FLOATS = 64e6;
 
-/** Whole units a microbatch, alike in length; a unit too large for one is alone. Units with nothing scored are left out. */
-function groupUnits(units: readonly (readonly Example[])[], trainable: Trainable, maxTokens: number): number[][] {
+/** Numbers whose gradients are held unit by unit: norm scales, biases, LoRA. Matrices of the model are kept as their factors. */
+function sideBySide(model: EngineModel, { keys, adapter, size, small }: Trainable): number {
+  if (small) return size;
+  let sum = 0;
+  for (const key of keys) {
+    const parameter = parameterOf(model, adapter, key);
+    if (parameter.rank === 1 || /\.lora_[ab]$/.test(key)) sum += parameter.size;
+  }
+  return sum;
+}
+
+/** Whole units a microbatch, alike in length and in number of examples; a unit too large for one is alone. */
+function groupUnits(
+  model: EngineModel,
+  units: readonly (readonly Example[])[],
+  trainable: Trainable,
+  maxTokens: number,
+): number[][] {
   const order = units
     .map((_, u) => u)
     .filter(u => units[u]!.length > 0)
-    .sort((a, b) => longest(units[b]!) - longest(units[a]!) || a - b);
-  const most = Math.max(1, Math.floor(MAX_UNIT_FLOATS / trainable.size));
+    .sort((a, b) => longest(units[b]!) - longest(units[a]!) || units[b]!.length - units[a]!.length || a - b);
+  const most = Math.max(1, Math.floor(MAX_UNIT_FLOATS / Math.max(1, sideBySide(model, trainable))));
   const groups: number[][] = [];
   let current: number[] = [];
   let sequences = 0;
@@ -242,7 +273,7 @@ function groupUnits(units: readonly (readonly Example[])[], trainable: Trainable
   };
   for (const u of order) {
     const unit = units[u]!;
-    if (isAlone(unit, trainable, maxTokens)) {
+    if (isAlone(model, unit, trainable, maxTokens)) {
       groups.push([u]);
       continue;
     }
@@ -255,28 +286,45 @@ function groupUnits(units: readonly (readonly Example[])[], trainable: Trainable
   return groups;
 }
 
-/** One unit's gradient, its examples in as many microbatches as they need: [1, parameters] a key. */
+interface Part {
+  readonly norms: readonly number[];
+  readonly nll: number;
+  readonly tokens: number;
+}
+
+/** One unit, its gradient materialised, its examples in as many microbatches as they need. */
 async function oneUnit(
   model: EngineModel,
   unit: readonly Example[],
   trainable: Trainable,
+  clipFactor: (norm: number, unit: number) => number,
+  sums: Gradients,
   options: PassOptions,
-): Promise<PassResult> {
-  const result = await summedGradient(model, unit, count => 1 / (count * unit.length), trainable, options);
-  for (const [key, gradient] of result.gradients) {
-    result.gradients.set(key, gradient.reshape([1, gradient.size]));
-    gradient.dispose();
+): Promise<Part> {
+  const tf = tensorflow();
+  const weight = (count: number) => 1 / (count * unit.length);
+  const { gradients, nll, tokens } = await summedGradient(model, unit, weight, trainable, options);
+  const square = tf.tidy(() => tf.addN([...gradients.values()].map(g => tf.sum(tf.square(g)))).dataSync()[0]!);
+  const norm = Math.sqrt(square);
+  if (Number.isFinite(norm)) {
+    const factor = clipFactor(norm, 0);
+    tf.tidy(() => {
+      for (const [key, gradient] of gradients) accumulate(sums, key, tf.mul(gradient, factor));
+    });
   }
-  return result;
+  disposeGradients(gradients);
+  return { norms: [norm], nll, tokens };
 }
 
-/** Several units in one microbatch: [units, parameters] a key. */
-async function severalUnits(
+/** Several units in one microbatch, by book-keeping. */
+function severalUnits(
   model: EngineModel,
   units: readonly (readonly Example[])[],
   trainable: Trainable,
+  clipFactor: (norm: number, unit: number) => number,
+  sums: Gradients,
   options: PassOptions,
-): Promise<PassResult> {
+): Part {
   const members = units.flat();
   const unitOfSequence = Int32Array.from(units.flatMap((unit, u) => unit.map(() => u)));
   const batch = padBatch(
@@ -288,58 +336,16 @@ async function severalUnits(
     (b, count) => options.tokenWeight?.(members[b]!) ?? 1 / (count * units[unitOfSequence[b]!]!.length),
     members.map(m => m.mask),
   );
-  const sink = new UnitSink(trainable.keys, batch, unitOfSequence, units.length);
-  const losses = pass(model, batch, members, scored, sink, trainable, options);
-  const gradients = new Map(sink.gradients);
-  sink.gradients.clear();
-  sink.dispose();
-  await options.onMicrobatch?.();
-  return { gradients, nll: losses.reduce((sum, loss) => sum + loss, 0), tokens: losses.length };
-}
-
-function clipInto(
-  sums: Gradients,
-  gradients: Gradients,
-  group: readonly number[],
-  norms: Float64Array,
-  clipFactor: (norm: number) => number,
-): void {
-  const tf = tensorflow();
-  const squares = tf.tidy(() => tf.addN([...gradients.values()].map(g => tf.sum(tf.square(g), 1))));
-  const found = Array.from(squares.dataSync(), Math.sqrt);
-  squares.dispose();
-  found.forEach((norm, i) => {
-    norms[group[i]!] = norm;
-  });
-  const finite = found.map(Number.isFinite);
-  const factors = found.map((norm, i) => (finite[i] ? clipFactor(norm) : 0));
-  tf.tidy(() => {
-    const row = tf.tensor2d(factors, [1, factors.length]);
-    const mask = finite.every(Boolean) ? undefined : tf.tensor2d(finite, [finite.length, 1], 'bool');
-    for (const [key, gradient] of gradients) {
-      const safe =
-        mask === undefined
-          ? gradient
-          : tf.where(tf.broadcastTo(mask, gradient.shape), gradient, tf.zerosLike(gradient));
-      accumulate(sums, key, matMul(row, safe));
-    }
-  });
-}
-
-/** From [1, parameters] back to the parameters' own shapes; a key that no unit reached gets zeros. */
-function restoreShapes(model: EngineModel, trainable: Trainable, sums: Gradients): void {
-  const tf = tensorflow();
-  for (const key of trainable.keys) {
-    const shape = parameterOf(model, trainable.adapter, key).shape;
-    const flat = sums.get(key);
-    sums.set(key, flat === undefined ? tf.zeros(shape) : flat.reshape(shape));
-    flat?.dispose();
+  const sink = new BookkeepingSink(model, trainable, batch, scored, unitOfSequence, units.length);
+  try {
+    const losses = pass(model, batch, members, scored, sink, trainable, options);
+    const norms = sink.norms();
+    sink.addSum(
+      norms.map((norm, u) => (Number.isFinite(norm) ? clipFactor(norm, u) : undefined)),
+      sums,
+    );
+    return { norms, nll: losses.reduce((sum, loss) => sum + loss, 0), tokens: losses.length };
+  } finally {
+    sink.dispose();
   }
-}
-
-/** The tensor behind a trainable key. */
-export function parameterOf(model: EngineModel, adapter: EngineAdapter | undefined, key: string): Tensor {
-  const match = /^(.*)\.lora_([ab])$/.exec(key);
-  if (match === null) return model.parameter(key);
-  return adapter!.pairs.get(match[1]!)![match[2] as 'a' | 'b'];
 }
