@@ -54,7 +54,8 @@ test('private documents: norm scales with noise, reserved before and settled aft
   const d = await roundDeployment(t, { settings: { 'privacy.expected_users': 20 } });
   await d.document(texts(60, 120, 'a'));
   await d.document(texts(130, 160, 'c').map(row => ({ ...row, split: 'holdout' })));
-  const { state, error } = await d.run([finetune({ epsilon: 4 }), finetune({ epsilon: 4 })]);
+  const norms = finetune({ method: 'norms', epsilon: 4 });
+  const { state, error } = await d.run([norms, norms]);
   assert.deepEqual([state, error], ['published', null]);
   const [round] = (await d.db.query<{ work: unknown; epsilon: number }>('select * from rounds order by id desc')).rows;
   assert.ok(!JSON.stringify(round).includes('seed'), 'a seed was left behind');
@@ -91,7 +92,6 @@ test('refusals: no noise on private documents, feedback without noise, nothing t
     [[finetune({ data: 'feedback' })], /feedback is private/],
     [[finetune({ data: 'feedback', epsilon: 1 })], /no labelled feedback/],
     [[{ do: 'distill', max_minutes: 1 }], /distill is not available in this version/],
-    [[finetune({ method: 'full', epsilon: 1 })], /method full is not available/],
     [[{ do: 'quantize', type: 'q8_0' }, finetune({ epsilon: 1 })], /order quantize, finetune/],
   ] as const) {
     const round = await d.run(actions);
@@ -145,7 +145,7 @@ test('the worker killed in training: tried again with the same seeds, one reserv
     clearInterval(killer);
     setTimeout(() => process.kill(pid, 'SIGKILL'), 1500);
   }, 50);
-  const round = await d.run([finetune({ epsilon: 4 })]);
+  const round = await d.run([finetune({ method: 'norms', epsilon: 4 })]);
   assert.deepEqual([round.state, round.error], ['published', null]);
   assert.equal(new Set(d.workers).size, 3, 'one killed, one that trained, one that evaluated');
   assert.deepEqual((await listLedger(d.db)).map(row => row.entry).reverse(), [
@@ -154,4 +154,39 @@ test('the worker killed in training: tried again with the same seeds, one reserv
     'settle',
     'declare',
   ]);
+});
+
+test('a private histogram: the bias is a blob of the version, measured with it, added to by the next round, gone after a rollback', async t => {
+  const d = await roundDeployment(t, { settings: { 'privacy.expected_users': 400 } });
+  // Of a vocabulary of letters these documents use few: that is what a histogram finds.
+  const few = (n: number, users: string) =>
+    Array.from({ length: n }, (_, i) => ({
+      user: `${users}${i}`,
+      text: ['abba baba', 'caba abac', 'bacca cab'][i % 3]!,
+    }));
+  await d.document(few(400, 'a'));
+  await d.document(few(30, 'h').map(row => ({ ...row, split: 'holdout' })));
+  const round = await d.run([finetune({ method: 'bias', epsilon: 3 })]);
+  assert.deepEqual([round.state, round.error], ['published', null]);
+  assert.match(workOf(round).notes!.join('\n'), /as the rule asks\n\d+ tokens stood out .* \d+ units counted/);
+  const { champion, candidate } = round.verdict as Verdict;
+  assert.ok(candidate.perplexity! < champion.perplexity! * 0.5, `${champion.perplexity} -> ${candidate.perplexity}`);
+  const two = await getVersion(d.db, 2);
+  assert.equal(two.manifest.model.sha256, (await getVersion(d.db, 1)).manifest.model.sha256);
+  assert.match(two.manifest.logit_bias!.file, /^blobs\/[0-9a-f]{64}\.json$/);
+  assert.equal(two.manifest.logit_bias!.file, `blobs/${two.manifest.logit_bias!.sha256}.json`);
+
+  const again = await d.run([finetune({ epsilon: 3 })]);
+  assert.deepEqual([again.state, again.error], ['published', null]);
+  assert.match(workOf(again).notes![0]!, /auto: a noised histogram of tokens \(\d+% of the budget\), then norm scales/);
+  const three = await getVersion(d.db, 3);
+  assert.notEqual(three.manifest.model.sha256, two.manifest.model.sha256);
+  assert.notEqual(three.manifest.logit_bias!.sha256, two.manifest.logit_bias!.sha256);
+  const better = again.verdict as Verdict;
+  // With the first bias in the forward pass there is little left to correct: were it released anew and added, it would count twice.
+  assert.ok(better.candidate.perplexity! < better.champion.perplexity! * 1.02, JSON.stringify(better));
+
+  const back = [await d.run([{ do: 'rollback' } as never]), await d.run([{ do: 'rollback' } as never])];
+  assert.deepEqual([back[1]!.state, await d.champion()], ['published', 1]);
+  assert.equal((await getVersion(d.db, 1)).manifest.logit_bias, undefined);
 });

@@ -23,11 +23,11 @@ const rollback = { do: 'rollback' } as unknown as Action;
 const prune: Action = { do: 'prune', ffn: 1280, calibration: 'public' };
 const quantize: Action = { do: 'quantize', type: 'q8_0' };
 
-test('auto: a head for feedback, LoRA for public documents, norm scales for private ones', () => {
+test('auto: a head for feedback; what documents get is decided when the cost is planned', () => {
   assert.equal(method({}), 'head');
-  assert.equal(method({ data: 'documents', epsilon: 'none' }), 'lora');
-  assert.equal(method({ data: 'documents', epsilon: 2 }), 'norms');
-  assert.equal(method({ data: 'documents', epsilon: 2, method: 'lora' }), 'lora');
+  assert.equal(method({ data: 'documents', epsilon: 2 }), 'auto');
+  for (const named of ['bias', 'norms', 'lora', 'full'] as const)
+    assert.equal(method({ data: 'documents', epsilon: 2, method: named }), named);
 });
 
 test('what makes no sense is refused with its field', () => {
@@ -51,7 +51,7 @@ test('what is not built is refused by name', () => {
     );
   later([{ do: 'distill', max_minutes: 1 }], /distill/);
   later([{ do: 'pretrain' }], /pretrain/);
-  later([finetune({ method: 'full' })], /full/);
+  later([finetune({ method: 'full' })], /feedback with method full/);
   later([finetune({ method: 'lora' })], /feedback with method lora/);
   later([finetune({ objective: 'preference' })], /preference/);
   later([finetune({ augment: true })], /augment/);

@@ -44,7 +44,7 @@ export async function trainDocumentsJob(
     ...(input.histogram && {
       histogram: { plan: input.histogram === 'none' ? undefined : planOf(input.histogram, units.length) },
     }),
-    ...(input.steps && { steps: stepsOf(input.steps, units) }),
+    ...(input.steps && { steps: stepsOf(input.steps, units, checkpoint.config.layers) }),
     ...(input.histogram && input.steps && { notWorth: worthOf(input.steps, loaded) }),
     onHistogram: async (done, total) => {
       context.progress({ stage: 'histogram', done, total });
@@ -84,9 +84,13 @@ async function loadForTraining(input: DocumentsInput): Promise<Loaded> {
 }
 
 function stepsOf(
-  { method, noise }: NonNullable<DocumentsInput['steps']>,
+  { method: wanted, noise }: NonNullable<DocumentsInput['steps']>,
   units: ReturnType<typeof unitsOf>,
+  layers: number,
 ): NonNullable<DocumentsRequest['steps']> {
+  // A small model may have fewer blocks than are asked for.
+  const method =
+    'layers' in wanted && wanted.layers !== undefined ? { ...wanted, layers: Math.min(wanted.layers, layers) } : wanted;
   if (noise !== 'none') return { method, plan: planOf(noise, units.length), seed: Buffer.from(noise.seed, 'hex') };
   const examples = units.reduce((sum, unit) => sum + unit.length, 0);
   const steps = Math.min(MOST_STEPS, Math.max(FEWEST_STEPS, Math.ceil((PASSES * examples) / BATCH)));
