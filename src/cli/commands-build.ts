@@ -1,7 +1,7 @@
 import { type Command, Option } from 'commander';
-import { action, integer, later, reply } from './frame.ts';
+import { action, integer, later, number, reply } from './frame.ts';
 
-/** Commands about models as files: tokenizers, evaluation, export, compression. */
+/** Commands about models as files: augmentation, tokenizers, evaluation, export, compression. */
 
 const asJson = (result: unknown): string => JSON.stringify(result, null, 2);
 
@@ -134,7 +134,26 @@ function modelCommands(program: Command): void {
   later(model, 'merge', 'merge an adapter into its base');
 }
 
+function augmentCommand(program: Command): void {
+  const augment = program
+    .command('augment')
+    .argument('<file>', 'text, JSONL or CSV')
+    .description('write variants of texts: synonyms, insertions, swaps, deletions, punctuation')
+    .requiredOption('--out <file>', 'JSONL')
+    .option('--text <column>', 'column that holds the text (default text)')
+    .option('--label <column>', 'column of labels whose words are never touched')
+    .option('--operations <list>', 'of synonym,insert,swap,delete,punctuation (default all)')
+    .option('--count <n>', 'variants of a text (default 4)', integer)
+    .option('--alpha <a>', 'share of the words changed (default 0.1)', number)
+    .option('--seed <text>', 'the same seed gives the same variants');
+  action(augment, async ([file], options) => {
+    const { run, human } = await import('./augment.ts');
+    return reply(await run({ ...(options as { out: string }), file: file! }), human);
+  });
+}
+
 export function buildCommands(program: Command): void {
+  augmentCommand(program);
   tokenizerCommands(program);
   evalCommands(program);
   modelCommands(program);
