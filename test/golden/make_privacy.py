@@ -3,7 +3,7 @@
 opacus 1.6.0 (Renyi on its orders; PRV upper bound), dp-accounting 0.6.0 (Renyi on its orders, absolute coefficients; PLD, discretised
 optimistically and pessimistically, add/remove neighbours), numpy seed 11. Only opacus/accountants is needed: with the wheel unpacked in a
 folder on PYTHONPATH without opacus/__init__.py, and an opacus/optimizers.py of "class DPOptimizer: pass", torch is not.
-Run: python make_privacy.py > privacy.json     (a few minutes)
+Run: python make_privacy.py > privacy.json     (a quarter of an hour)
 """
 import json
 import sys

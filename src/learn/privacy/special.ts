@@ -41,3 +41,25 @@ export function logErfc(x: number): number {
 
 /** log of the standard normal distribution function. */
 export const logNormalCdf = (x: number): number => logErfc(-x * Math.SQRT1_2) - Math.LN2;
+
+export const normalCdf = (x: number): number => 0.5 * erfc(-x * Math.SQRT1_2);
+
+/** Inverse of the standard normal distribution function, 1e-13 relative. By Newton's method on its logarithm. */
+export function normalQuantile(p: number): number {
+  if (!(p > 0)) return p === 0 ? -Infinity : Number.NaN;
+  if (p >= 1) return p === 1 ? Infinity : Number.NaN;
+  if (p > 0.5) return -normalQuantile(1 - p);
+  const wanted = Math.log(p);
+  // From the tail's leading terms, which lie below the root: the logarithm is concave, so Newton's steps approach it from there.
+  const l = -2 * wanted;
+  let x = p > 0.1 ? -1.5 : -Math.sqrt(Math.max(0, l - Math.log(l * 2 * Math.PI)));
+  for (let i = 0; i < 50; i++) {
+    const log = logNormalCdf(x);
+    // d log cdf = pdf / cdf
+    const slope = Math.exp(-0.5 * x * x - log) / Math.sqrt(2 * Math.PI);
+    const step = (wanted - log) / slope;
+    x += step;
+    if (Math.abs(step) <= 1e-15 * Math.max(1, Math.abs(x))) break;
+  }
+  return x;
+}

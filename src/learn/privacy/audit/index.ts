@@ -1,0 +1,14 @@
+export {
+  type BoundOptions,
+  type Choice,
+  clopperPearsonEpsilon,
+  gaussianEpsilonBound,
+  largestBound,
+  type MuInterval,
+  muInterval,
+  oneRunEpsilon,
+  oneRunGaussianEpsilon,
+  oneRunPValue,
+} from './bounds.ts';
+export { exposure } from './exposure.ts';
+export { auroc, type Canary, type Curve, type Point, rocCurve, tprAtFpr } from './scores.ts';
