@@ -54,7 +54,7 @@ export async function augment(texts: readonly string[], options: AugmentOptions)
   if (!(alpha > 0 && alpha <= 1)) throw invalid('alpha', `must lie above 0 and at most at 1, not ${alpha}`);
   if (operations.length === 0) throw invalid('operations', `name some of ${OPERATIONS.join(', ')}`);
   const wordsOf = operations.some(operation => operation === 'synonym' || operation === 'insert');
-  const thesaurus = options.thesaurus ?? (wordsOf ? await openWordNet() : undefined);
+  const thesaurus = options.thesaurus ?? (wordsOf ? openWordNet() : undefined);
   const fixed = labelWords(options.labels ?? []);
   const key = createHash('sha256').update(options.seed).digest();
   const groups: Variant[][] = [];
