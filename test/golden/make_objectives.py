@@ -4,6 +4,7 @@ trl 1.16.0, torch 2.8.0, transformers 5.24.0; float64. TRL's own loss methods ru
 The model is the tied one of engine.json. Run in this folder: python make_objectives.py > objectives.json
 """
 import base64
+import copy
 import json
 from collections import defaultdict
 from types import SimpleNamespace
@@ -121,10 +122,34 @@ def rated_loss(r):
     return 1 - s if r["liked"] else s
 
 
+def divergence(k):
+    """Mean KL(teacher || model) a token; the teacher is the model before its norm was scaled, kept as k tokens and the rest."""
+    total = []
+    for tokens in SEQUENCES:
+        ids = torch.tensor([tokens])
+        q, lp = torch.softmax(teacher(ids).logits[0, :-1], -1).detach(), torch.log_softmax(model(ids).logits[0, :-1], -1)
+        top = q.topk(k, -1)
+        kept = (top.values * (top.values.log() - lp.gather(1, top.indices))).sum(-1)
+        if k < q.shape[-1]:
+            rest_q, rest_p = 1 - top.values.sum(-1), 1 - lp.gather(1, top.indices).exp().sum(-1)
+            kept = kept + rest_q * (rest_q / rest_p).log()
+        total.append(kept)
+    return torch.cat(total).mean()
+
+
+SEQUENCES = [[3, 17, 5, 29, 8, 11, 2], [30, 1, 1, 12]]
+teacher = copy.deepcopy(model)
 unit = sum(pair_loss(p) for p in PAIRS) / len(PAIRS)
+units = {
+    "pairUnit": gradient(unit),
+    "ratedUnit": gradient(sum(rated_loss(r) for r in RATED) / len(RATED)),
+}
+with torch.no_grad():
+    model.model.norm.weight *= 0.7
 print(json.dumps({
     "dpo": dpo, "simpo": simpo, "kto": kto,
     "pairs": PAIRS, "rated": RATED,
-    "pairUnit": gradient(unit),
-    "ratedUnit": gradient(sum(rated_loss(r) for r in RATED) / len(RATED)),
+    **units,
+    "sequences": SEQUENCES,
+    "divergence": {k: gradient(divergence(k)) for k in (5, 32)},
 }))

@@ -64,6 +64,11 @@ export interface PlanRequest {
   /** A noise fixed before (a plan made again from its stored request). */
   readonly noiseMultiplier?: number;
   readonly clip: Clip;
+  /**
+   * Share of a step's privacy (of 1 / z^2) for a sum of one vector of length at most 1 a unit drawn, released beside the gradient:
+   * what share of a unit's examples is right, by group (constraints). Default 0: no such release.
+   */
+  readonly countShare?: number;
   /** What was released before on the same units. */
   readonly prior?: readonly Mechanism[];
   readonly unit: 'user' | 'example';
@@ -105,6 +110,8 @@ export interface DpPlan {
    *   noise added twice cancels out for whoever subtracts the results
    */
   noise(step: number, n: number, part?: string): Float32Array;
+  /** Noise for the sum of the units' vectors of length at most 1, and its standard deviation; once a step. Needs `countShare`. */
+  countNoise(step: number, n: number): { readonly noise: Float32Array; readonly std: number };
   /**
    * The norms of the units drawn for a step, as they were given to clipFactor; once a step, after its noise. Norms that are not finite
    * count as absent.
@@ -135,6 +142,8 @@ function checkRequest(request: PlanRequest): void {
   if (request.clip.kind === 'flat' && !(Number.isFinite(request.clip.bound) && request.clip.bound > 0))
     throw invalid('clip.bound', `must be a finite number above 0, not ${request.clip.bound}`);
   if (request.clip.kind === 'quantile') checkQuantile(request.clip);
+  const { countShare = 0 } = request;
+  if (!(countShare >= 0 && countShare < 1)) throw invalid('countShare', `must be from 0 to below 1, not ${countShare}`);
   if (request.seed !== undefined && request.seed.length !== SEED_BYTES)
     throw invalid('seed', `must be ${SEED_BYTES} bytes, not ${request.seed.length}`);
 }
@@ -242,11 +251,18 @@ export function makePlan(request: PlanRequest): DpPlan {
   const seed = Uint8Array.from(request.seed ?? randomBytes(SEED_BYTES));
   const divisor = sampleRate * expectedUnits;
   checkMechanism({ noise_multiplier: sigma, sample_rate: sampleRate, steps });
+  const { countShare = 0 } = request;
+  const rest = sigma / Math.sqrt(1 - countShare);
   const bound =
     clip.kind === 'quantile'
-      ? quantileBound(clip, { sigma, divisor, seed })
-      : fixedBound(clip.kind === 'flat' ? clip.bound : 1, sigma);
-  const { gradientNoise, parts } = bound;
+      ? quantileBound(clip, { sigma: rest, divisor, seed })
+      : fixedBound(clip.kind === 'flat' ? clip.bound : 1, rest);
+  const { gradientNoise } = bound;
+  const countStd = sigma / Math.sqrt(countShare);
+  const parts =
+    countShare === 0
+      ? bound.parts
+      : Object.freeze({ ...(bound.parts ?? { gradients: gradientNoise }), outcomes: countStd });
   const own: Mechanism = Object.freeze({
     noise_multiplier: sigma,
     sample_rate: sampleRate,
@@ -299,6 +315,16 @@ export function makePlan(request: PlanRequest): DpPlan {
         throw new LearndError('internal', `noise of step ${step}${part && `, ${part},`} was handed out already`);
       handedOut.add(purpose);
       return streamFor(seed, purpose).normal(n, gradientNoise * bound.at());
+    },
+
+    countNoise(step: number, n: number) {
+      checkStep(step);
+      if (countShare === 0) throw new LearndError('internal', 'the plan has no share for a sum beside the gradient');
+      const purpose = `outcomes:${step}`;
+      if (handedOut.has(purpose))
+        throw new LearndError('internal', `noise of step ${step}, outcomes, was handed out already`);
+      handedOut.add(purpose);
+      return { noise: streamFor(seed, purpose).normal(n, countStd), std: countStd };
     },
 
     observe(step: number, norms: ArrayLike<number>): void {

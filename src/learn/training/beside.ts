@@ -18,6 +18,8 @@ export interface BesidePass {
 export interface Drawn {
   readonly step: number;
   readonly units: readonly (readonly Example[])[];
+  /** For a label choice: the items of each unit and whether they were right at the weights before the step. */
+  readonly outcomes: readonly (readonly { readonly item: Item; readonly correct: boolean }[])[];
 }
 
 /**
@@ -32,7 +34,7 @@ export interface Beside {
   begin(pass: BesidePass): Promise<void>;
   /** Factor on an item's loss and, below 1, on a unit's clipped gradient (which cannot raise what it contributes). */
   readonly itemFactor?: (item: Item) => number;
-  readonly unitFactor?: (unit: readonly Example[]) => number;
+  readonly unitFactor?: (outcomes: Drawn['outcomes'][number]) => number;
   /** Adds to the gradients a step hands the optimizer, in place. */
   step(gradients: Gradients, pass: BesidePass, drawn: Drawn): Promise<void>;
   /** After the last step, on the weights that are returned: what public data still allows to put right. */

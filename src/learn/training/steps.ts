@@ -102,7 +102,7 @@ export async function privateStep(
     request.model,
     drawn,
     training.trainable,
-    (norm, unit) => plan.clipFactor(norm) * (request.beside?.unitFactor?.(drawn[unit]!) ?? 1),
+    (norm, unit) => plan.clipFactor(norm) * (request.beside?.unitFactor?.(outcomes[unit] ?? []) ?? 1),
     own,
   );
   for (const [key, sum] of gradients) {

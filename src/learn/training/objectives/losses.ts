@@ -51,16 +51,18 @@ export function choiceLoss(
 ): ItemLoss {
   const slopes: number[] = logProbabilities.map(() => 0);
   let loss = 0;
+  let correct = true;
   for (const { members, target } of nodes) {
     const most = Math.max(...members.map(i => logProbabilities[i]!));
     const weights = members.map(i => Math.exp(logProbabilities[i]! - most));
     const total = weights.reduce((sum, w) => sum + w, 0);
     loss += most + Math.log(total) - logProbabilities[target]!;
+    correct &&= logProbabilities[target]! === most;
     members.forEach((i, at) => {
       slopes[i]! += weights[at]! / total - (i === target ? 1 : 0);
     });
   }
-  return { loss, slopes };
+  return { loss, slopes, correct };
 }
 
 export interface DpoSettings {

@@ -21,6 +21,8 @@ export interface ItemLoss {
   readonly loss: number;
   /** d loss / d log-probability of each sequence. */
   readonly slopes: readonly number[];
+  /** For a choice: the right one is the likeliest at every node of its path. */
+  readonly correct?: boolean;
 }
 
 /** Summed log-probability of the scored tokens of each example, at the weights as they are. */
@@ -31,6 +33,8 @@ export interface Weighed {
   readonly tokenWeight: (example: Example) => number | undefined;
   /** Mean loss over the items, for the non-private; under privacy it is NOT covered by the noise. */
   readonly loss: number | undefined;
+  /** For a choice: whether each item was right, at the weights before the step. Not covered by the noise. */
+  readonly correct: ReadonlyMap<Item, boolean>;
 }
 
 /** What a training is told of an objective. Plain next-token and instruction training need none. */
@@ -38,6 +42,8 @@ export interface Objective {
   readonly name: string;
   /** Groups of examples that must be drawn together by a minibatch without privacy units. */
   readonly items: readonly Item[];
+  /** The items of a unit, given its examples. */
+  itemsOf(unit: readonly Example[]): readonly Item[];
   /** Called once, before the first step, with the starting weights. */
   prepare(logProbabilities: LogProbabilities): Promise<void>;
   /** Weights for one step: each unit's loss is the mean over its items. `factor` multiplies an item's loss (constraints). */
@@ -69,6 +75,7 @@ export function objectiveOf(name: string, unitItems: readonly (readonly Item[])[
     objective: {
       name,
       items,
+      itemsOf: unit => [...new Set(unit.map(example => itemOf.get(example)!))],
       prepare: async logProbabilities => {
         const wanted = items.filter(item => item.referenced).flatMap(item => item.sequences);
         if (wanted.length === 0) return;
@@ -82,15 +89,18 @@ export function objectiveOf(name: string, unitItems: readonly (readonly Item[])[
         const found = await logProbabilities(examples);
         const at = new Map(examples.map((example, i) => [example, found[i]!]));
         const weights = new Map<Example, number>();
+        const correct = new Map<Item, boolean>();
         let total = 0;
         let count = 0;
         for (const unit of drawn) {
           const own = new Set(unit.map(example => itemOf.get(example)!));
           for (const item of own) {
-            const { loss, slopes } = item.loss(
+            const result = item.loss(
               item.sequences.map(example => at.get(example)!),
               item.referenced ? item.sequences.map(example => reference(references, example, name)) : [],
             );
+            const { loss, slopes } = result;
+            if (result.correct !== undefined) correct.set(item, result.correct);
             total += loss;
             count += 1;
             const share = (factor?.(item) ?? 1) / own.size;
@@ -100,7 +110,7 @@ export function objectiveOf(name: string, unitItems: readonly (readonly Item[])[
             });
           }
         }
-        return { tokenWeight: example => weights.get(example), loss: count === 0 ? undefined : total / count };
+        return { tokenWeight: example => weights.get(example), loss: count === 0 ? undefined : total / count, correct };
       },
     },
   };
