@@ -74,3 +74,59 @@ export function sparseSoftmaxCrossEntropy(logits: Tensor, labels: Tensor): { los
   );
   return { loss: loss!, gradient: gradient! };
 }
+
+/**
+ * A TensorFlow variable: a tensor that ops change in place. `set` and `get` share memory with the tensor given or returned
+ * where TensorFlow can; an op that changes the variable copies it first while anything else holds that memory.
+ */
+export interface Variable {
+  set(value: Tensor): void;
+  get(): Tensor;
+  readonly handle: Tensor;
+  dispose(): void;
+}
+
+let variables = 0;
+
+export function variable(value: Tensor): Variable {
+  const tf = tensorflow();
+  const { backend } = native();
+  const { TF_ATTR_STRING, TF_ATTR_SHAPE } = backend.binding;
+  const dtype = typeAttribute('dtype', 'TF_FLOAT');
+  const run = (name: string, attributes: Attribute[], inputs: Tensor[]) =>
+    backend.executeMultipleOutputs(name, attributes, inputs, 0);
+  const attributes = [
+    dtype,
+    { name: 'shape', type: TF_ATTR_SHAPE!, value: value.shape },
+    { name: 'shared_name', type: TF_ATTR_STRING!, value: `learnd-${++variables}` },
+  ];
+  const handle = tf.keep(backend.executeSingleOutput('VarHandleOp', attributes, []));
+  const set = (next: Tensor) => {
+    run('AssignVariableOp', [dtype], [handle, next]);
+  };
+  set(value);
+  return {
+    handle,
+    set,
+    get: () => backend.executeSingleOutput('ReadVariableOp', [dtype], [handle]),
+    dispose: () => {
+      run('DestroyResourceOp', [], [handle]);
+      handle.dispose();
+    },
+  };
+}
+
+/**
+ * Adam in one pass over memory, in place: m and v are updated, then value -= rate * sqrt(1 - beta2Power) / (1 - beta1Power) * m /
+ * (sqrt(v) + epsilon). Scalars are tensors of rank 0.
+ */
+export function applyAdam(
+  { value, m, v }: Readonly<Record<'value' | 'm' | 'v', Variable>>,
+  scalars: Readonly<Record<'beta1Power' | 'beta2Power' | 'rate' | 'beta1' | 'beta2' | 'epsilon', Tensor>>,
+  gradient: Tensor,
+): void {
+  const { backend, float } = native();
+  const { beta1Power, beta2Power, rate, beta1, beta2, epsilon } = scalars;
+  const inputs = [value.handle, m.handle, v.handle, beta1Power, beta2Power, rate, beta1, beta2, epsilon, gradient];
+  backend.executeMultipleOutputs('ResourceApplyAdam', [float], inputs, 0);
+}
