@@ -6,7 +6,7 @@ import { action, integer, later, number, reply } from './frame.ts';
 const asJson = (result: unknown): string => JSON.stringify(result, null, 2);
 
 function tokenizerCommands(program: Command): void {
-  const tokenizer = program.command('tokenizer').description('train a tokenizer, encode text');
+  const tokenizer = program.command('tokenizer').description('train a tokenizer, grow one, encode text');
   const trainer = tokenizer
     .command('train')
     .argument('<files...>')
@@ -15,6 +15,16 @@ function tokenizerCommands(program: Command): void {
     const { train: run } = await import('./tokenizer.ts');
     const result = await run({ files, vocab: options.vocab as number, out: options.out as string });
     return reply(result, r => `${r.vocab_size} tokens in ${r.file}`);
+  });
+  const grow = tokenizer
+    .command('grow')
+    .argument('<files...>')
+    .description("add a domain's words to a model's vocabulary; no id moves")
+    .requiredOption('--model <model>', 'GGUF file or model folder')
+    .requiredOption('--add <n>', 'tokens to add, at most', integer);
+  action(grow.requiredOption('--out <dir>', 'the model with the grown vocabulary'), async (files, options) => {
+    const { run, human } = await import('./tokenizer-grow.ts');
+    return reply(await run({ ...(options as { model: string; add: number; out: string }), files }), human);
   });
   const encoder = tokenizer
     .command('encode')

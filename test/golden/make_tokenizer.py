@@ -7,6 +7,7 @@ ids that SmolLM2's own vocabulary (read from the GGUF) gives.
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import tokenizers
@@ -64,7 +65,35 @@ TEXTS = [
     "\u0000\u0001\u0007\u001b[0m control",
     "supercalifragilisticexpialidocious antidisestablishmentarianism pneumonoultramicroscopic",
     "We've been at the ticket desk since 9; didn't they say it'd open at half past 8?",
+    # One or two words of further scripts, with their marks and digits.
+    "\u0bb5\u0ba3\u0b95\u0bcd\u0b95\u0bae\u0bcd \u0ba8\u0ba9\u0bcd\u0bb1\u0bbf \u0bb0\u0bc2\u0be7\u0be8",  # Tamil
+    "\u0986\u09ae\u09be\u09b0 \u0995\u09be\u09b0\u09cd\u09a1 \u09e7\u09e8\u09e9\u0964",  # Bengali
+    "\u0c28\u0c2e\u0c38\u0c4d\u0c15\u0c3e\u0c30\u0c02 \u0ca8\u0cae\u0cb8\u0ccd\u0c95\u0cbe\u0cb0 \u0d28\u0d2e\u0d38\u0d4d\u0d15\u0d3e\u0d30\u0d02",  # Telugu, Kannada, Malayalam
+    "\u0a38\u0a24 \u0a38\u0a4d\u0a30\u0a40 \u0ab8\u0ab0\u0ab8 \u0b28\u0b2e\u0b38\u0b4d\u0b15\u0b3e\u0b30 \u0d86\u0dba\u0dd4\u0db6\u0ddd\u0dc0\u0db1\u0dca",  # Gurmukhi, Gujarati, Odia, Sinhala
+    "\u179f\u17bd\u179f\u17d2\u178f\u17b8 \u1019\u1004\u103a\u1039\u1002\u101c\u102c\u1015\u102b \u0eaa\u0eb0\u0e9a\u0eb2\u0e8d\u0e94\u0eb5",  # Khmer, Burmese, Lao
+    "\u0f56\u0f40\u0fb2\u0f0b\u0f64\u0f72\u0f66\u0f0b \u1826\u1820\u1828\u1830\u182e \u13a3\u13cf\u13f4",  # Tibetan, Mongolian, Cherokee
+    "\u0532\u0561\u0580\u0587 \u0540\u0561\u0575 \u055e \u2c00\u2c30 \u2cf9",  # Armenian, Glagolitic, Coptic
+    "\u0645\u064e\u0631\u0652\u062d\u064e\u0628\u064b\u0627\u061f \u06f1\u06f2\u06f3 \u05e9\u05c1\u05b8\u05dc\u05d5\u05b9\u05dd\u05be",  # Arabic and Hebrew with vowels
+    "\u0780\u07a8\u0782\u07b0 \u07ca\u07de\u07cf \u0710\u072b\u0720\u0721\u0710 \ua9b2\ua9ae",  # Thaana, N'Ko, Syriac, Javanese
+    "Ti\u1ebfng Vi\u1ec7t Tie\u0302\u0301ng Vie\u0323\u0302t \u0131\u0130\u011f\u015f k\u02bcop \u01c0xam",  # Vietnamese in both forms, Turkish, a click
+    "\u1112\u1161\u11ab\u1100\u1173\u11af \u30cf\u3099\u30d3 \u30d0\u30d3 \uff76\uff9e \u3105\u3106",  # Jamo, kana with marks, half width, Bopomofo
+    "\U00010330\U00010331 \U000103a0 \U0001d400\U0001d51e\U0001d7ce \U0001f100 \u2160\u2180 \u0bf0 \u0f2a \U00010107",  # old scripts, numbers of other kinds
+    "a\u200db\u200cc\u2060d\u00ade\u200ef\u202eg\u2066h \ufe0e\ufe0f \ufffc\ufff9",  # joiners and directions
+    "\ue000\uf8ff \U000f0000 \ufdd0\uffff\U0001fffe \u0378",  # private, no characters, unassigned
+    "1\u00b2\u00bc\u2155 \u0663\u0664.\u0665 12\u066b5 1_000 0x1F 1e-5 \u2462\u3283 N\u00ba5 v1.2.3-rc4",
+    "don\u2019t DON'T Don't'll 're're '\u0441 x'S\u00df o'Neil's rock'n'roll ''s' ' s",
+    "\x0b\x0c\x1c\x1d\x1e\x1f\x85\u1680\u2000\u200a\u202f\u205f\u3000x \x7f\x80\x9f",
+    "line\r\rone\n\r\n\n \t \n  two \u2028\u2029 three   ",
 ]
+
+# Domain words for a vocabulary to grow by; "cardcard" and "the the" merge tokens that exist.
+DOMAIN = [
+    "chargeback chargeback chargebacks of the contactless top-up, top-up fee",
+    "The chargeback on my contactless card: cardcard? the the topup fees",
+    "\u00dcberweisungsgeb\u00fchr \u00dcberweisungsgeb\u00fchren fallen an, contactless",
+    "<|endoftext|> <|im_start|>user chargeback<|im_end|>",
+    "\u043f\u043b\u0430\u0442\u0451\u0436 \u043f\u043b\u0430\u0442\u0451\u0436 \u043d\u0435 \u043f\u0440\u043e\u0448\u0451\u043b 2021 2021 42",
+] * 2
 
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -110,6 +139,47 @@ def small(name):
     return {"tokenizer": json.loads(made.to_str()), "texts": encoded(plain, made)}
 
 
+def grow(name, add):
+    """Byte-pair merging that goes on from a trained vocabulary, pair by pair, the slow way."""
+    base = small(name)["tokenizer"]
+    made = Tokenizer.from_str(json.dumps(base))
+    plain = json.loads(json.dumps(base))
+    plain["added_tokens"] = []
+    cutter = Tokenizer.from_str(json.dumps(plain))
+    tokens = {i: t for t, i in made.get_vocab(with_added_tokens=True).items()}
+    ids = {t: i for i, t in tokens.items()}
+    words = [([t.id for t in cutter.model.tokenize(piece)], 1) for text in DOMAIN
+             for piece, _ in cutter.pre_tokenizer.pre_tokenize_str(text)]
+    merges, size = [], len(tokens)
+    while len(tokens) < size + add:
+        counts = Counter(pair for word, n in words for pair in zip(word, word[1:]))
+        counts = {p: c for p, c in counts.items() if c > 1 and tokens[p[0]] + tokens[p[1]] not in SPECIALS}
+        if not counts:
+            break
+        left, right = min(counts, key=lambda p: (-counts[p], p))
+        text = tokens[left] + tokens[right]
+        if text not in ids:
+            ids[text] = len(tokens)
+            tokens[len(tokens)] = text
+        merges.append([tokens[left], tokens[right]])
+        for word, _ in words:
+            i = 0
+            while i + 1 < len(word):
+                if (word[i], word[i + 1]) == (left, right):
+                    word[i : i + 2] = [ids[text]]
+                i += 1
+    grown = json.loads(json.dumps(base))
+    grown["model"]["vocab"] = {t: i for i, t in sorted(tokens.items())}
+    grown["model"]["merges"] = [m if isinstance(m, list) else m.split(" ") for m in grown["model"]["merges"]] + merges
+    special = Tokenizer.from_str(json.dumps(grown))
+    assert all(special.token_to_id(s) == made.token_to_id(s) for s in SPECIALS)
+    unspecial = json.loads(json.dumps(grown))
+    unspecial["added_tokens"] = []
+    return {"add": add, "tokens": [tokens[i] for i in range(size, len(tokens))], "merges": merges,
+            "texts": [{"text": t, "ids": Tokenizer.from_str(json.dumps(unspecial)).encode(t, add_special_tokens=False).ids,
+                       "special": special.encode(t, add_special_tokens=False).ids} for t in DOMAIN[: len(DOMAIN) // 2] + TEXTS[:12]]}
+
+
 def smollm2(path):
     from gguf import GGUFReader
 
@@ -130,6 +200,7 @@ def smollm2(path):
 
 
 versions = {"tokenizers": tokenizers.__version__}
-out = {"versions": versions, "train": TRAIN, "small": {name: small(name) for name in PRE}}
+out = {"versions": versions, "train": TRAIN, "small": {name: small(name) for name in PRE}, "domain": DOMAIN,
+       "grown": {"smollm": grow("smollm", 40), "llama-bpe": grow("llama-bpe", 1000)}}
 (HERE / "tokenizer.json").write_text(json.dumps(out, ensure_ascii=True, separators=(",", ":")) + "\n")
 (HERE / "tokenizer-smollm2.json").write_text(json.dumps({"versions": versions, **smollm2(sys.argv[1])}, ensure_ascii=True, separators=(",", ":")) + "\n")

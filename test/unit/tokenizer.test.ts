@@ -6,6 +6,7 @@ import test from 'node:test';
 import fc from 'fast-check';
 import { renderChat } from '../../src/learn/model/chat.ts';
 import { BpeTokenizer } from '../../src/learn/model/tokenizer/bpe.ts';
+import { growTokenizer } from '../../src/learn/model/tokenizer/grow.ts';
 import { readTokenizerJson, tokenizerJson } from '../../src/learn/model/tokenizer/hf-json.ts';
 import type { PreName } from '../../src/learn/model/tokenizer/pretokenize.ts';
 import { trainBpe } from '../../src/learn/model/tokenizer/train.ts';
@@ -19,6 +20,11 @@ interface Expected {
 interface Golden {
   train: string[];
   small: Record<PreName, { tokenizer: Record<string, unknown>; texts: Expected[] }>;
+  domain: string[];
+  grown: Record<
+    'smollm' | 'llama-bpe',
+    { add: number; tokens: string[]; merges: [string, string][]; texts: Omit<Expected, 'decoded'>[] }
+  >;
 }
 
 const golden = JSON.parse(readFileSync(new URL('../golden/tokenizer.json', import.meta.url), 'utf8')) as Golden;
@@ -75,6 +81,30 @@ for (const name of ['gpt-2', 'smollm', 'llama-bpe'] as const) {
       spec.merges.map(pair => pair.join(' ')),
       model.merges.map(pair => (typeof pair === 'string' ? pair : pair.join(' '))),
     );
+  });
+}
+
+for (const name of ['smollm', 'llama-bpe'] as const) {
+  test(`${name}: a grown vocabulary merges on where the old one stopped, and encodes as Hugging Face tokenizers does`, () => {
+    const old = fromJson(golden.small[name].tokenizer);
+    const { add, tokens, merges, texts } = golden.grown[name];
+    const { tokenizer, added } = growTokenizer(old, golden.domain, add);
+    assert.deepEqual(tokenizer.spec.tokens.slice(old.vocabSize), tokens);
+    assert.deepEqual(tokenizer.spec.merges.slice(old.spec.merges.length), merges);
+    assert.deepEqual(tokenizer.spec.tokens.slice(0, old.vocabSize), old.spec.tokens, 'no id moves');
+    assert.equal(added.length, tokens.length);
+    if (name === 'llama-bpe') assert.ok(added.length < add, 'ends when no pair occurs twice');
+    for (const { text, ids, special } of texts) {
+      assert.deepEqual(tokenizer.encode(text), ids, JSON.stringify(text));
+      assert.deepEqual(tokenizer.encode(text, { allowSpecial: true }), special, JSON.stringify(text));
+    }
+    for (const { id, text, pieces } of added) {
+      assert.ok(pieces.length > 1 && pieces.every(piece => piece < old.vocabSize));
+      assert.equal(old.decode(pieces), tokenizer.decode([id]));
+      assert.ok(text.length > 0);
+    }
+    assert.deepEqual(fromJson(tokenizerJson(tokenizer.spec)).spec, tokenizer.spec);
+    assert.throws(() => growTokenizer(old, golden.domain, 0), { code: 'invalid', field: 'add' });
   });
 }
 

@@ -13,3 +13,4 @@ export {
 } from './formats/model-gguf.ts';
 export { EditedWeights } from './formats/raw-weights.ts';
 export { mergeLora } from './merge.ts';
+export { type GrownModel, growModel } from './tokenizer/grow-model.ts';

@@ -186,6 +186,9 @@ function tokenizerKeys(parts: ModelParts, source: Checkpoint | undefined): GgufM
   return tokenizerToGguf(parts.tokenizer.spec);
 }
 
+/** One a token, so they would not fit another vocabulary; byte-level BPE has no use for them. */
+const SCORES = 'tokenizer.ggml.scores';
+
 /** Metadata in the order llama.cpp's own converter writes it: general, architecture, tokenizer. */
 export function modelMetadata(parts: ModelParts, options: GgufExportOptions, fileType: GgmlType): GgufMetadata {
   const architecture = architectureOf(parts.config, options.source);
@@ -196,7 +199,9 @@ export function modelMetadata(parts: ModelParts, options: GgufExportOptions, fil
   for (const [key, value] of carriedOver(options.source)) out.set(key, value);
   if (parts.name !== undefined || !out.has('general.name')) out.set('general.name', str(parts.name ?? 'learnd'));
   for (const [key, value] of configKeys(parts.config, architecture)) out.set(key, value);
-  for (const [key, value] of tokenizerKeys(parts, options.source)) out.set(key, value);
+  const tokenizer = tokenizerKeys(parts, options.source);
+  if (tokenizer.size > 0) out.delete(SCORES);
+  for (const [key, value] of tokenizer) out.set(key, value);
   if (parts.chatTemplate !== undefined) out.set('tokenizer.chat_template', str(parts.chatTemplate));
   out.set('general.file_type', u32(GGML[fileType].fileType));
   out.set('general.quantization_version', u32(2));

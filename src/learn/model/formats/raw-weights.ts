@@ -1,7 +1,8 @@
 import { invalid } from '../../../base/errors.ts';
 import type { HostTensor, WeightSource } from '../types.ts';
-import type { GgmlType } from './ggml.ts';
+import { GGML, type GgmlType } from './ggml.ts';
 import { gatherRows } from './llama-layout.ts';
+import { quantize } from './quantize-blocks.ts';
 
 /** A tensor as stored: whole rows of blocks, in Hugging Face row order, so it can be copied without requantizing. */
 export interface RawTensor {
@@ -30,6 +31,8 @@ export const storedTypeOf = (source: WeightSource, name: string): GgmlType | und
 export type Origin =
   | { readonly kind: 'same'; readonly name: string }
   | { readonly kind: 'rows'; readonly name: string; readonly rows: ArrayLike<number> }
+  /** `count` new rows after the stored ones, made when they are read. */
+  | { readonly kind: 'more'; readonly name: string; readonly count: number; readonly make: () => Float32Array }
   | {
       readonly kind: 'made';
       readonly shape: readonly number[];
@@ -85,7 +88,9 @@ export class EditedWeights implements RawWeightSource {
     const origin = this.#origin(name);
     if (origin.kind === 'made') return origin.shape;
     const shape = this.#base.shape(origin.name);
-    return origin.kind === 'same' ? shape : [origin.rows.length, ...shape.slice(1)];
+    if (origin.kind === 'same') return shape;
+    const rows = origin.kind === 'more' ? shape[0]! + origin.count : origin.rows.length;
+    return [rows, ...shape.slice(1)];
   }
 
   read(name: string): HostTensor {
@@ -93,6 +98,12 @@ export class EditedWeights implements RawWeightSource {
     if (origin.kind === 'made') return origin.make();
     const tensor = this.#base.read(origin.name);
     if (origin.kind === 'same') return tensor;
+    if (origin.kind === 'more') {
+      const data = new Float32Array(this.shape(name).reduce((a, b) => a * b, 1));
+      data.set(tensor.data);
+      data.set(origin.make(), tensor.data.length);
+      return { shape: this.shape(name), data };
+    }
     return { shape: this.shape(name), data: gatherRows(tensor.data, origin.rows, tensor.shape[0]!) };
   }
 
@@ -107,6 +118,19 @@ export class EditedWeights implements RawWeightSource {
     if (origin.kind === 'made') return undefined;
     const raw = rawOf(this.#base, origin.name);
     if (raw === undefined || origin.kind === 'same') return raw;
+    if (origin.kind === 'more') {
+      // Rows are whole blocks: old ones keep their bytes, new ones are encoded alike where the type can be.
+      if (!GGML[raw.type].encode) return undefined;
+      const bytes = () => {
+        const old = raw.bytes();
+        const added = quantize(raw.type, origin.make());
+        const all = new Uint8Array(old.length + added.length);
+        all.set(old);
+        all.set(added, old.length);
+        return all;
+      };
+      return { type: raw.type, shape: this.shape(name), bytes };
+    }
     const rows = origin.rows;
     return {
       type: raw.type,
