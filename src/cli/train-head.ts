@@ -53,7 +53,7 @@ export async function trainHead(job: TrainJob): Promise<Trained> {
   const stop = interrupts('stopping here; Ctrl-C once more ends at once');
   try {
     const layer = Math.min(LAYERS, Math.max(1, Math.round(checkpoint.config.layers / 3)));
-    const features = await writeFeatureModel(checkpoint, layer, join(options.out, 'features.gguf'));
+    const features = await writeFeatureModel(checkpoint, layer, join(options.out, 'features.gguf'), 'q8_0');
     const { openGguf } = await import('../learn/llama/index.ts');
     const model = await openGguf(features.path);
     const contexts = Math.min(2, availableParallelism());

@@ -15,7 +15,7 @@ export interface Watched {
 }
 
 /** A line on standard error about every second. Losses of private training are for the eyes of whoever holds the data: noise does not cover them. */
-export function progressLines(watched: Watched, write = (line: string) => process.stderr.write(line)) {
+export function progressLines(watched: Watched, write: (line: string) => unknown = line => process.stderr.write(line)) {
   let last = 0;
   const { mechanisms, prior = [], delta, target, maxSeconds } = watched;
   return (p: TrainProgress): void => {

@@ -130,6 +130,57 @@ test('private norm scales: the same seed makes the same release, another seed an
   assert.deepEqual([a.steps, a.outOfTime, cut.steps, cut.outOfTime], [4, false, 1, true]);
 });
 
+test('killed in a step, the next attempt goes on from the state before it and makes the same release', async t => {
+  const folder = testFolder(t, 'jobs');
+  const model = await writeTinyModel(folder, 'base', 1);
+  const input = { files: { model }, documents, sequence: 32, perUnit: 4, maxSeconds: 60, threads: 2 };
+  const steps = { method: { kind: 'lora', rank: 1 }, noise: { ...noise, steps: 12 } } as const;
+  const attempt = async (name: string, checkpoint: DocumentsInput['checkpoint'], killAfter = 99) => {
+    let pid = 0;
+    const worker = new ComputeWorker({
+      threads: 2,
+      onStart: of => {
+        pid = of;
+      },
+    });
+    const seen: number[] = [];
+    const where = join(folder, name);
+    try {
+      const onProgress = (p: { stage: string; done: number }) => {
+        if (p.stage !== 'steps') return;
+        seen.push(p.done);
+        if (p.done >= killAfter) process.kill(pid, 'SIGKILL');
+      };
+      const answer = worker.call('train-documents', { ...input, steps, folder: where, checkpoint }, { onProgress });
+      return { seen, file: await answer.then(result => result.adapter!.file.sha256) };
+    } catch (error) {
+      assert.equal((error as { code?: string }).code, 'dependency');
+      return { seen, file: undefined };
+    } finally {
+      await worker.close();
+    }
+  };
+  const checkpoint = { path: join(folder, 'state.safetensors'), everySteps: 2 };
+  assert.equal((await attempt('killed', checkpoint, 5)).file, undefined);
+  const resumed = await attempt('resumed', checkpoint);
+  assert.ok(resumed.seen[0]! > 2 && resumed.seen.at(-1) === 12, `${resumed.seen}`);
+  assert.equal(resumed.file, (await attempt('whole', undefined)).file);
+  // A row erased in between: what was kept belongs to another training, and is not gone on with.
+  const fewer = documents.slice(0, -1).map(d => ({ ...d }));
+  const worker = new ComputeWorker({ threads: 2 });
+  t.after(() => worker.close());
+  const anew = await worker.call('train-documents', {
+    ...{
+      ...input,
+      documents: [...fewer, { ...documents.at(-1)!, text: 'other words stand here now' }],
+      steps,
+      checkpoint,
+    },
+    folder: join(folder, 'erased'),
+  });
+  assert.equal(anew.steps, 12);
+});
+
 test('cancelled while it trains: no file is left', async t => {
   const folder = testFolder(t, 'jobs');
   const model = await writeTinyModel(folder, 'base', 1);

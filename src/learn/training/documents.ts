@@ -16,9 +16,13 @@ export interface DocumentsRequest
   readonly bias?: VocabularyBias;
   /** One release over every unit; `plan` undefined: without clipping and noise (public text). */
   readonly histogram?: { readonly plan: DpPlan | undefined };
+  /** Public text in tokens, for the histogram (`VocabularyBiasRequest`). */
+  readonly publicText?: readonly (readonly number[])[];
+  /** A cache of the units' examples at the first block that the steps train, to share with other trainings on them. */
+  readonly cache?: HiddenCache;
   readonly steps?: Pick<
     TrainRequest,
-    'method' | 'plan' | 'steps' | 'batch' | 'optimizer' | 'schedule' | 'seed' | 'ema'
+    'method' | 'plan' | 'steps' | 'batch' | 'optimizer' | 'schedule' | 'seed' | 'ema' | 'checkpoint' | 'resume'
   >;
   /**
    * Asked after the histogram, with the number of units that it counted (under its noise, so asking costs nothing more): why the
@@ -59,6 +63,7 @@ export async function trainDocuments(request: DocumentsRequest): Promise<Documen
     release = await releaseVocabulary({
       ...{ model, units, plan: histogram.plan, adapter: request.adapter, maxTokens: request.maxTokens, lower },
       ...(before && { tokenBias: denseBias(before, vocabSize) }),
+      ...(request.publicText && { publicText: request.publicText }),
       onProgress: async (done, total) => {
         request.signal?.throwIfAborted();
         await request.onHistogram?.(done, total);
@@ -90,10 +95,11 @@ export async function trainDocuments(request: DocumentsRequest): Promise<Documen
 }
 
 /** The cache that both parts share: worth its memory when there are two. */
-function lowerOf({ model, units, histogram, steps, maxTokens = 1024, cacheBytes = 2 ** 30 }: DocumentsRequest) {
-  if (histogram === undefined || steps === undefined) return undefined;
+function lowerOf({ model, units, histogram, steps, cache, maxTokens = 1024, cacheBytes = 2 ** 30 }: DocumentsRequest) {
+  if (steps === undefined || (histogram === undefined && cache === undefined)) return undefined;
   const from = firstTrained(model, steps.method);
   if (from === 0) return undefined;
+  if (cache !== undefined) return { cache, from };
   return { cache: new HiddenCache(cacheBytes, units.flat(), model.config.hidden, maxTokens), from };
 }
 

@@ -14,6 +14,8 @@ import {
   type CheckpointSettings,
   fingerprintOf,
   type Resumable,
+  readState,
+  removeState,
   restoreState,
   saveState,
 } from './checkpoint.ts';
@@ -57,8 +59,11 @@ export interface TrainRequest {
   readonly ema?: number;
   /** State saved between steps, and when the signal stops the training. Needs `seed`, which a plan's must be, too. */
   readonly checkpoint?: CheckpointSettings;
-  /** Go on from the checkpoint where there is one. Replayed steps are the same release. */
-  readonly resume?: boolean;
+  /**
+   * Go on from the checkpoint where there is one. Replayed steps are the same release. 'same': one of another training (a row has
+   * been erased since) is removed, and the training begins anew; else that is an error.
+   */
+  readonly resume?: boolean | 'same';
 }
 
 /** After each step. The loss is of the step's own data before its update; in private training it is NOT covered by the noise. */
@@ -155,10 +160,15 @@ export async function* train(request: TrainRequest): AsyncGenerator<TrainProgres
           });
       },
     };
-    const beside: BesidePass = { model, trainable: training.trainable, parameters, options, plan };
+    // The cache is for the training's own examples.
+    const { cache: _, ...plain } = options;
+    const beside: BesidePass = { model, trainable: training.trainable, parameters, options: plain, plan };
     await prepareObjective(request, training, options);
     await request.beside?.begin(beside);
-    if (checkpoint !== undefined && request.resume === true && existsSync(checkpoint.path)) {
+    if (checkpoint !== undefined && request.resume === 'same' && existsSync(checkpoint.path)) {
+      if (readState(checkpoint.path).fingerprint !== fingerprint) await removeState(checkpoint.path);
+    }
+    if (checkpoint !== undefined && request.resume && existsSync(checkpoint.path)) {
       const state = restoreState(checkpoint.path, resumable, fingerprint!);
       ({ step, stepSeconds, tokens: totalTokens, seconds: secondsBefore } = state);
       losses.push(...state.losses);
@@ -253,7 +263,12 @@ function trainingFingerprint(request: TrainRequest, optimizer: OptimizerSettings
   const settings = { method, optimizer, schedule, noise, steps, batch, maxTokens, ema, terms, config: model.config };
   const examples = units.flatMap(of => [
     -1,
-    ...of.flatMap(({ tokens, mask }) => [-2, ...tokens.map((token, t) => (mask?.[t] === false ? -3 - token : token))]),
+    ...of.flatMap(({ tokens, mask, targets, segments, bidirectional }) => [
+      -2,
+      ...tokens.map((token, t) => (mask?.[t] === false ? -3 - token : token)),
+      ...(targets ? [-1, ...targets] : []),
+      ...(segments ? [bidirectional === true ? -1 : -2, ...segments] : []),
+    ]),
   ]);
   return fingerprintOf(
     JSON.stringify(settings),

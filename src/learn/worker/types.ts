@@ -3,6 +3,8 @@ import type { LayerMethod } from '../compress/by-text.ts';
 import type { WidthMethod } from '../compress/scores.ts';
 import type { VersionFiles } from '../model/version.ts';
 import type { Clip } from '../privacy/plan.ts';
+import type { ConstraintSpec } from '../training/constraints/spec.ts';
+import type { FeedbackObjective, FeedbackRow } from '../training/objectives/feedback.ts';
 import type { CallOptions } from './process.ts';
 
 /** What scoring needs of a version. */
@@ -82,6 +84,13 @@ export interface Jobs {
   };
   /** On documents: a histogram's bias, steps of one method, or the one and then the other. */
   'train-documents': { input: DocumentsInput; result: DocumentsTrained };
+  /** On what people said: corrections, preferences, ratings, labels. */
+  'train-feedback': { input: FeedbackInput; result: FeedbackTrained };
+  /** Values of constraints that need public text alone, in the order given; the same weights as `base` have a KL of 0. */
+  'measure-constraints': {
+    input: { files: ModelFiles; base: string; constraints: readonly ConstraintSpec[]; threads: number };
+    result: readonly (number | null)[];
+  };
   /** Works the adapter into the weights. */
   merge: {
     input: { files: Pick<ModelFiles, 'model' | 'adapter'>; out: string };
@@ -165,7 +174,37 @@ export interface DocumentsInput {
   readonly threads: number;
   /** Folder for what is written. */
   readonly folder: string;
+  /** Where the state of the steps is kept between attempts: a training that was killed goes on from there, with the same release. */
+  readonly checkpoint?: { readonly path: string; readonly everySteps?: number };
 }
+
+export interface FeedbackInput {
+  readonly files: ModelFiles;
+  /** Weights of the deployment's base: what the KL is measured from. */
+  readonly base: string;
+  readonly rows: readonly FeedbackRow[];
+  readonly objective: FeedbackObjective;
+  readonly method: StepMethod;
+  readonly noise: NoiseInput;
+  /** Share of a step's privacy for counts of right answers by group (constraints on recall and gaps). */
+  readonly countShare?: number;
+  readonly constraints?: readonly ConstraintSpec[];
+  /** Public text that is replayed and held against the base, and how much. */
+  readonly replay: number;
+  readonly kl: number;
+  readonly ema?: number;
+  /** Of sources declared public; a built-in collection where there is none. */
+  readonly publicTexts: readonly string[];
+  /** Longest prompt and answer together, tokens. */
+  readonly sequence: number;
+  readonly maxSeconds: number;
+  readonly threads: number;
+  readonly folder: string;
+  readonly checkpoint?: DocumentsInput['checkpoint'];
+}
+
+/** As for documents, without a bias. */
+export type FeedbackTrained = Omit<DocumentsTrained, 'bias' | 'nothing'>;
 
 export type StepMethod =
   /** Of the last so many blocks. */

@@ -17,6 +17,19 @@ export const folderOf = (data: string, round: number): string => join(data, 'rou
 export const removeFolder = (data: string, round: number): Promise<void> =>
   rm(folderOf(data, round), { recursive: true, force: true });
 
+/**
+ * Where trainings keep their state between attempts, apart from what each attempt writes anew. What is there is noised already and
+ * nobody reads it but the next attempt.
+ */
+export async function checkpointFolder(data: string, round: number): Promise<string> {
+  const folder = join(data, 'rounds', `${round}.checkpoints`);
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  return folder;
+}
+
+export const removeCheckpoints = (data: string, round: number): Promise<void> =>
+  rm(join(data, 'rounds', `${round}.checkpoints`), { recursive: true, force: true });
+
 /** Moves a file a worker wrote into the store. */
 export async function keep(artifacts: Artifacts, written: WrittenBlob, ext: string): Promise<Blob> {
   const blob = await artifacts.put(written.path, ext);

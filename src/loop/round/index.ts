@@ -5,7 +5,7 @@ import { settle, unsettled } from '../../store/ledger.ts';
 import { appendEvent } from '../../store/outbox.ts';
 import { getRound, type RoundRow } from '../../store/rounds.ts';
 import { compressStep } from './compress.ts';
-import { removeFolder } from './files.ts';
+import { removeCheckpoints, removeFolder } from './files.ts';
 import { evaluateStep, gateStep, publishStep } from './judge.ts';
 import { type MachineContext, runRound as run } from './machine.ts';
 import { planStep } from './plan.ts';
@@ -26,6 +26,7 @@ export async function runRound(ports: RoundPorts, id: number, signal: AbortSigna
   const round = await run(machineOf(ports), id, signal);
   // What a killed attempt left behind, where none came after it.
   await removeFolder(ports.settings.data, id);
+  await removeCheckpoints(ports.settings.data, id);
   return round;
 }
 

@@ -12,7 +12,7 @@ import { viewDocuments, viewLabels } from '../../store/round-rows.ts';
 import { noteProgress, noteWork, type RoundRow } from '../../store/rounds.ts';
 import { getVersion, listVersions, type VersionRow } from '../../store/versions.ts';
 import { checkHead, checkText } from './check.ts';
-import { freshFolder, keep, languageFiles, removeFolder } from './files.ts';
+import { checkpointFolder, freshFolder, keep, languageFiles, removeFolder } from './files.ts';
 import type { Step } from './machine.ts';
 import type { Compute, RoundPorts } from './ports.ts';
 import {
@@ -42,6 +42,8 @@ interface Context {
   readonly parent: VersionRow;
   readonly worker: Compute;
   readonly folder: string;
+  /** For the state of this training between attempts. */
+  readonly checkpoint: string;
   readonly call: CallOptions;
 }
 
@@ -59,19 +61,21 @@ export function trainStep(ports: RoundPorts): Step {
     // From here on a noised step may have happened.
     if (trainings.some(t => noisesOf(t).length > 0)) await noteWork(ports.db, round, ports.fence, { begun: true });
     const folder = await freshFolder(ports.settings.data, round.id);
+    const checkpoints = await checkpointFolder(ports.settings.data, round.id);
     const worker = ports.openWorker();
     const trained: Trained[] = [];
     const notes: string[] = [...(workOf(round).notes ?? [])];
     let nothing: string | undefined;
     let manifest = parent.manifest;
     try {
-      for (const training of trainings) {
+      for (const [i, training] of trainings.entries()) {
         const context: Context = {
           ports,
           round,
           parent,
           worker,
           folder,
+          checkpoint: join(checkpoints, `${i}.safetensors`),
           call: watched(ports, round, training, signal),
         };
         const done =
@@ -243,7 +247,7 @@ async function featureModel(
 }
 
 async function trainText(context: Context, before: VersionManifest, training: TextTraining): Promise<Done> {
-  const { ports, round, worker, folder, call } = context;
+  const { ports, round, worker, folder, checkpoint, call } = context;
   const view = await viewDocuments(ports.db, round.id);
   const isPrivate = noisesOf(training).length > 0;
   // Another action of the round may have put private documents into the view: without noise they must not be seen.
@@ -267,6 +271,7 @@ async function trainText(context: Context, before: VersionManifest, training: Te
     maxSeconds: training.minutes * 60,
     threads: worker.threads,
     folder,
+    checkpoint: { path: checkpoint },
   };
   const result = await worker.call('train-documents', input, call);
   const { bias, adapter, model, nothing, notes, steps, seconds } = result;

@@ -7,5 +7,5 @@ export async function featureModel(input: Jobs['feature-model']['input']): Promi
   const deep = checkpoint.config.layers;
   // Mean pooling is best in the first third of a network (algorithms 11): a small model is cut there.
   const layers = input.layers < deep ? input.layers : Math.max(1, Math.round(deep / 3));
-  return { ...(await writeFeatureModel(checkpoint, layers, input.out)), layers };
+  return { ...(await writeFeatureModel(checkpoint, layers, input.out, 'q8_0')), layers };
 }

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { invalid, LearndError } from '../../../base/errors.ts';
 import { loadEngineAdapter, loadEngineModel, toHost } from '../../model/engine/index.ts';
@@ -9,6 +10,7 @@ import type { HostTensor, WeightSource } from '../../model/types.ts';
 import { LEAST_SIGNAL, shapeOf, signalOf } from '../../training/auto.ts';
 import { type DocumentsRequest, trainDocuments } from '../../training/documents.ts';
 import { denseBias, type VocabularyBias } from '../../training/index.ts';
+import { PUBLIC_SENTENCES } from '../../training/public-text.ts';
 import type { JobContext } from '../serve.ts';
 import type { DocumentsInput, DocumentsTrained, Jobs } from '../types.ts';
 import { forget, type Loaded, load } from './loaded.ts';
@@ -44,7 +46,10 @@ export async function trainDocumentsJob(
     ...(input.histogram && {
       histogram: { plan: input.histogram === 'none' ? undefined : planOf(input.histogram, units.length) },
     }),
-    ...(input.steps && { steps: stepsOf(input.steps, units, checkpoint.config.layers) }),
+    publicText: PUBLIC_SENTENCES.map(text => checkpoint.tokenizer.encode(text)),
+    ...(input.steps && {
+      steps: { ...stepsOf(input.steps, units, checkpoint.config.layers), ...checkpointOf(input) },
+    }),
     ...(input.histogram && input.steps && { notWorth: worthOf(input.steps, loaded) }),
     onHistogram: async (done, total) => {
       context.progress({ stage: 'histogram', done, total });
@@ -71,7 +76,7 @@ export async function trainDocumentsJob(
 }
 
 /** A new adapter is trained over the weights with the version's own adapter worked in: nothing is rounded, both are stacked later. */
-async function loadForTraining(input: DocumentsInput): Promise<Loaded> {
+export async function loadForTraining(input: Pick<DocumentsInput, 'files' | 'threads' | 'steps'>): Promise<Loaded> {
   const loaded = await load(input.files, input.threads);
   const { lora, checkpoint, adapter } = loaded;
   if (lora === undefined || input.steps === undefined || input.steps.method.kind === 'norms') return loaded;
@@ -97,6 +102,13 @@ function stepsOf(
   return { method, steps, batch: BATCH, schedule: { kind: 'cosine', warmup: 5, floor: 0.1 } };
 }
 
+/** The order of public examples needs no secret, only to be the same when the training goes on. */
+function checkpointOf({ checkpoint, steps }: DocumentsInput) {
+  if (checkpoint === undefined) return {};
+  const seed = createHash('sha256').update(checkpoint.path).digest();
+  return { checkpoint, resume: 'same' as const, ...(steps?.noise === 'none' && { seed }) };
+}
+
 /** The charged check (training/auto.ts): with the units that the histogram counted, are the steps worth their noise? */
 function worthOf({ method, noise }: NonNullable<DocumentsInput['steps']>, { checkpoint }: Loaded) {
   if (noise === 'none') return () => undefined;
@@ -110,10 +122,10 @@ function worthOf({ method, noise }: NonNullable<DocumentsInput['steps']>, { chec
 
 type Written = Pick<DocumentsTrained, 'bias' | 'adapter' | 'model' | 'change' | 'check'>;
 
-async function writeFiles(
-  input: DocumentsInput,
+export async function writeFiles(
+  input: Pick<DocumentsInput, 'folder' | 'steps'>,
   loaded: Loaded,
-  { bias, release, steps }: Trained,
+  { bias, release, steps }: Pick<Trained, 'bias' | 'release' | 'steps'>,
   context: JobContext,
   before: ReadonlyMap<string, HostTensor> | undefined,
 ): Promise<Written> {
@@ -158,7 +170,7 @@ async function writeBias(bias: VocabularyBias, path: string): Promise<NonNullabl
   return { file: await writeAtomically(path, textChunk(JSON.stringify(bias))), tokens: bias.length };
 }
 
-const norms = (model: Loaded['model']): ReadonlyMap<string, HostTensor> =>
+export const norms = (model: Loaded['model']): ReadonlyMap<string, HostTensor> =>
   new Map(
     model.parameterNames().flatMap(name => (/norm\.weight$/.test(name) ? [[name, toHost(model.parameter(name))]] : [])),
   );

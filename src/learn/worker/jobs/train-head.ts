@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { LearndError } from '../../../base/errors.ts';
 import { headScores, saveHead } from '../../model/head.ts';
 import { type HeadUnit, labelSentences, trainHead as train } from '../../training/head.ts';
@@ -11,6 +12,9 @@ import { planOf } from './text-training.ts';
 /** Sentences whose probabilities in memory the stored head must give again. */
 const CHECKED = 12;
 
+/** Two contexts of one thread: two threads in one context collapse (algorithms 11). At the lowest priority, serving goes first. */
+const CONTEXTS = Math.min(2, availableParallelism());
+
 /** The features are the long part: once they are there, stopping after one step would waste them and the privacy of that step. */
 const LEAST_MS = 60_000;
 
@@ -20,9 +24,15 @@ type Input = Jobs['train-head']['input'];
 export async function trainHead(input: Input, context: JobContext): Promise<Jobs['train-head']['result']> {
   const started = performance.now();
   const { labels, noise } = input;
-  const publicFeatures = await extract(input.features, PUBLIC_SENTENCES, context, 'public features');
+  const publicFeatures = await extract(input.features, PUBLIC_SENTENCES, context, {
+    stage: 'public features',
+    contexts: CONTEXTS,
+  });
   const sentences = labels.map(labelSentences);
-  const flat = await extract(input.features, sentences.flat(), context, 'label features');
+  const flat = await extract(input.features, sentences.flat(), context, {
+    stage: 'label features',
+    contexts: CONTEXTS,
+  });
   let at = 0;
   const labelFeatures = sentences.map(of => {
     at += of.length;
@@ -62,6 +72,7 @@ async function unitsOf({ features, examples, labels }: Input, context: JobContex
     features,
     examples.map(example => example.text),
     context,
+    { contexts: CONTEXTS },
   );
   const place = new Map(labels.map((label, i) => [label, i]));
   const byUnit = new Map<string, HeadUnit['examples'][number][]>();
