@@ -13,16 +13,20 @@ export interface Exported {
   readonly notes: readonly string[];
 }
 
+/** No format of weights has a place for what a sampler adds. */
+const BIAS_NOTE =
+  'the version adds a bias to its logits, which none of these formats can carry: logit_bias.json holds [[token id, bias], …]; give it to the sampler (llama.cpp: --logit-bias), else the files alone answer differently';
+
 interface Source {
   readonly model: string;
   readonly adapter?: string;
   readonly heads: readonly string[];
-  readonly notes: readonly string[];
+  readonly logitBias?: string;
 }
 
 /** A version of a running daemon (`name@N`), or a path. */
 async function sourceOf(model: string, data: string | undefined): Promise<Source> {
-  if (!model.includes('@') || existsSync(model)) return { model: await modelPath(model), heads: [], notes: [] };
+  if (!model.includes('@') || existsSync(model)) return { model: await modelPath(model), heads: [] };
   const { connectDaemon } = await import('./client.ts');
   const row = (await connectDaemon({ data }).get(`/v1/admin/versions/${encodeURIComponent(model)}`)) as {
     manifest: VersionManifest;
@@ -34,7 +38,7 @@ async function sourceOf(model: string, data: string | undefined): Promise<Source
     model: at(manifest.model.file),
     ...(manifest.adapter && { adapter: at(manifest.adapter.file) }),
     heads: Object.values(manifest.heads).map(head => at(head.file)),
-    notes: manifest.logit_bias ? ["the version's logit bias is not part of these files"] : [],
+    ...(manifest.logit_bias && { logitBias: at(manifest.logit_bias.file) }),
   };
 }
 
@@ -72,9 +76,14 @@ export async function run(options: {
       break;
   }
   for (const head of source.heads) copy(head, `head-${basename(head)}`);
+  const notes: string[] = [];
+  if (source.logitBias !== undefined) {
+    copy(source.logitBias, 'logit_bias.json');
+    notes.push(BIAS_NOTE);
+  }
   const files = [];
   for (const path of paths) files.push({ path, sha256: await sha256OfFile(path) });
-  return { files, notes: source.notes };
+  return { files, notes };
 }
 
 export const human = (r: Exported): string =>

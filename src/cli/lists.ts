@@ -14,6 +14,9 @@ export interface RoundItem {
   epsilon: number;
   started_at: string;
   finished_at: string | null;
+  error: string | null;
+  /** What was decided on the way, and why. */
+  notes: string[];
 }
 
 export interface VersionItem {
@@ -44,22 +47,30 @@ export const decisions = async (client: DaemonClient): Promise<DecisionItem[]> =
 
 const kinds = (actions: unknown[]): string => actions.map(action => (action as { do: string }).do).join('+');
 
-export const humanRounds = (items: RoundItem[]): string =>
-  items.length === 0
-    ? 'no rounds yet'
-    : table([
-        ['id', 'state', 'actions', 'parent', 'candidate', 'epsilon', 'started', 'reason'],
-        ...items.map(r => [
-          r.id,
-          r.state,
-          kinds(r.actions),
-          r.parent,
-          r.candidate,
-          short(r.epsilon),
-          r.started_at,
-          r.reason,
-        ]),
-      ]);
+/** Rounds whose notes are printed below the table, newest first. */
+const NOTED = 3;
+
+export function humanRounds(items: RoundItem[]): string {
+  if (items.length === 0) return 'no rounds yet';
+  const rows = table([
+    ['id', 'state', 'actions', 'parent', 'candidate', 'epsilon', 'started', 'reason'],
+    ...items.map(r => [
+      r.id,
+      r.state,
+      kinds(r.actions),
+      r.parent,
+      r.candidate,
+      short(r.epsilon),
+      r.started_at,
+      r.reason,
+    ]),
+  ]);
+  const said = items.slice(0, NOTED).flatMap(({ id, notes, error }) => {
+    const lines = [...new Set([...notes, ...(error === null ? [] : [error])])];
+    return lines.map(line => `round ${id}: ${line}`);
+  });
+  return [rows, ...(said.length > 0 ? ['', ...said] : [])].join('\n');
+}
 
 export const humanVersions = (items: VersionItem[]): string =>
   table([

@@ -41,6 +41,8 @@ export const roundItem = (name: string) => (row: RoundRow) => ({
   epsilon: row.epsilon,
   progress: row.progress,
   error: row.error,
+  /** What was decided on the way and why: the method that `auto` took, what stood out of the noise. */
+  notes: (row.work as { notes?: readonly string[] } | null)?.notes ?? [],
   started_at: row.started_at,
   finished_at: row.finished_at,
 });
