@@ -5,12 +5,26 @@
  */
 import { type Cipher, createCipheriv, createHmac, randomBytes } from 'node:crypto';
 import { invalid } from '../../base/errors.ts';
+import { type Tensor, tensorflow } from '../tensor/backend.ts';
 
 export const SEED_BYTES = 32;
 const CHUNK = 1 << 16;
 const ZEROS = Buffer.alloc(CHUNK);
 const IV = Buffer.alloc(16);
 const TWO_PI = 2 * Math.PI;
+/** From this many normals on they are made by TensorFlow's ops: 5 ns a number instead of 25, but 0.1 ms for the smallest. */
+const NATIVE_FROM = 1 << 16;
+/** Pairs at a time: what an op reads and writes stays in the core's cache. A multiple of what its vectors hold. */
+const NATIVE_PAIRS = 1 << 17;
+const NATIVE_GRAIN = 1 << 10;
+
+let zeroBytes = Buffer.alloc(0);
+
+/** Plain text for the key stream. */
+function zeros(bytes: number): Buffer {
+  if (zeroBytes.length < bytes) zeroBytes = Buffer.alloc(bytes);
+  return zeroBytes.subarray(0, bytes);
+}
 
 /** Forward-only stream of uniform and normal numbers. One key, one use: derive a stream for each purpose. */
 export class SecureStream {
@@ -46,11 +60,18 @@ export class SecureStream {
   }
 
   /**
-   * Fills with N(0, std^2) by Box-Muller: the radius from 53 bits (so the tail reaches 8.5 standard deviations), the angle from 32.
-   * About 25 ns a number on one core.
+   * Fills with N(0, std^2). Below 65,536 numbers by Box-Muller in float64: the radius from 53 bits (so the tail reaches 8.5 standard
+   * deviations), the angle from 32; about 25 ns a number on one core. From there on as `normalTensor`: which way is a matter of the
+   * number alone, so that a seed gives the same noise wherever it is replayed.
    */
   fillNormal(out: Float32Array | Float64Array, std = 1): void {
     const n = out.length;
+    if (n >= NATIVE_FROM) {
+      const made = this.normalTensor(n, std);
+      out.set(made.dataSync());
+      made.dispose();
+      return;
+    }
     for (let i = 0; i < n; i += 2) {
       if (this.#at + 3 > this.#words.length) this.#refill();
       const words = this.#words;
@@ -64,7 +85,47 @@ export class SecureStream {
     }
   }
 
+  /**
+   * N(0, std^2) as a tensor [n], the same numbers that `normal` gives; the caller disposes it. From 65,536 numbers on Box-Muller in
+   * float32 by TensorFlow's ops: the radius from 63 bits, of which float32 keeps the 24 that lead (the tail reaches 9.3 standard
+   * deviations), the angle from 32. The logarithm, sine and cosine are TensorFlow's, so another processor's may round differently in
+   * the last place.
+   */
+  normalTensor(n: number, std = 1): Tensor {
+    const tf = tensorflow();
+    if (n < NATIVE_FROM) return tf.tensor1d(this.normal(n, std));
+    return tf.tidy(() => {
+      const parts: Tensor[] = [];
+      for (let made = 0; made < n; made += 2 * NATIVE_PAIRS) {
+        const pairs = Math.min(NATIVE_PAIRS, NATIVE_GRAIN * Math.ceil((n - made) / (2 * NATIVE_GRAIN)));
+        parts.push(...tf.tidy(() => this.#pairs(pairs, std)));
+      }
+      const all = tf.concat(parts, 0);
+      return all.size === n ? all : tf.slice(all, [0], [n]);
+    });
+  }
+
+  /** [pairs] normals twice. */
+  #pairs(pairs: number, std: number): [Tensor, Tensor] {
+    const tf = tensorflow();
+    const bytes = this.#cipher.update(zeros(12 * pairs));
+    const words = (at: number) =>
+      tf.cast(tf.tensor1d(new Int32Array(bytes.buffer, bytes.byteOffset + 4 * at * pairs, pairs), 'int32'), 'float32');
+    // Uniform on (0, 1]: |high word| and below it, from 0 (excluded) to 1, the low word; small values keep all their bits.
+    const low = tf.add(tf.mul(words(0), 2 ** -32), 0.5 + 2 ** -24);
+    const uniform = tf.mul(tf.add(tf.abs(words(1)), low), 2 ** -31);
+    const radius = tf.sqrt(tf.mul(tf.log(uniform), -2 * std * std));
+    const angle = tf.mul(words(2), TWO_PI * 2 ** -32);
+    return [tf.mul(radius, tf.cos(angle)), tf.mul(radius, tf.sin(angle))];
+  }
+
   normal(n: number, std = 1): Float32Array {
+    if (n >= NATIVE_FROM) {
+      const made = this.normalTensor(n, std);
+      const data = made.dataSync() as Float32Array;
+      made.dispose();
+      return data;
+    }
     const out = new Float32Array(n);
     this.fillNormal(out, std);
     return out;

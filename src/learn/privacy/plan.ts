@@ -17,9 +17,10 @@
  */
 import { randomBytes } from 'node:crypto';
 import { invalid, LearndError } from '../../base/errors.ts';
+import type { Tensor } from '../tensor/backend.ts';
 import { epsilon as accountedEpsilon, noiseMultiplier as calibrate } from './accountant.ts';
 import { checkMechanism, checkSampleRate, checkSteps, type Mechanism } from './mechanism.ts';
-import { poissonSample, SEED_BYTES, streamFor } from './noise.ts';
+import { poissonSample, SEED_BYTES, type SecureStream, streamFor } from './noise.ts';
 
 export type Clip =
   /** min(1, bound / (norm + 1e-6)): contributions keep their size up to the bound. */
@@ -110,6 +111,8 @@ export interface DpPlan {
    *   noise added twice cancels out for whoever subtracts the results
    */
   noise(step: number, n: number, part?: string): Float32Array;
+  /** The same numbers as `noise` as a tensor [n], which the caller disposes; one or the other, once. */
+  noiseTensor(step: number, n: number, part?: string): Tensor;
   /** Noise for the sum of the units' vectors of length at most 1, and its standard deviation; once a step. Needs `countShare`. */
   countNoise(step: number, n: number): { readonly noise: Float32Array; readonly std: number };
   /**
@@ -278,6 +281,16 @@ export function makePlan(request: PlanRequest): DpPlan {
   };
 
   const ownEpsilon = accountedEpsilon([own], delta);
+  /** The stream of a step's noise for a part, handed out once. */
+  const noiseStream = (step: number, part: string): SecureStream => {
+    checkStep(step);
+    bound.require(step);
+    const purpose = `noise:${step}:${part}`;
+    if (handedOut.has(purpose))
+      throw new LearndError('internal', `noise of step ${step}${part && `, ${part},`} was handed out already`);
+    handedOut.add(purpose);
+    return streamFor(seed, purpose);
+  };
   return Object.freeze({
     unit,
     units,
@@ -308,13 +321,11 @@ export function makePlan(request: PlanRequest): DpPlan {
     },
 
     noise(step: number, n: number, part = ''): Float32Array {
-      checkStep(step);
-      bound.require(step);
-      const purpose = `noise:${step}:${part}`;
-      if (handedOut.has(purpose))
-        throw new LearndError('internal', `noise of step ${step}${part && `, ${part},`} was handed out already`);
-      handedOut.add(purpose);
-      return streamFor(seed, purpose).normal(n, gradientNoise * bound.at());
+      return noiseStream(step, part).normal(n, gradientNoise * bound.at());
+    },
+
+    noiseTensor(step: number, n: number, part = ''): Tensor {
+      return noiseStream(step, part).normalTensor(n, gradientNoise * bound.at());
     },
 
     countNoise(step: number, n: number) {

@@ -56,7 +56,7 @@ async function addBeside(
   { trainable, parameters }: Training,
   gradients: Gradients,
   drawn: Drawn,
-  options: PassOptions,
+  { cache: _, ...options }: PassOptions,
 ): Promise<void> {
   await beside?.step(gradients, { model, trainable, parameters, options, plan }, drawn);
 }
@@ -106,10 +106,12 @@ export async function privateStep(
     own,
   );
   for (const [key, sum] of gradients) {
-    const noise = plan.noise(step, sum.size, key);
     gradients.set(
       key,
-      tf.tidy(() => tf.keep(tf.div(tf.add(sum, tf.tensor(noise, sum.shape)), plan.divisor))),
+      tf.tidy(() => {
+        const noise = tf.reshape(plan.noiseTensor(step, sum.size, key), sum.shape);
+        return tf.keep(tf.mul(tf.add(sum, noise), 1 / plan.divisor));
+      }),
     );
     sum.dispose();
   }
