@@ -37,8 +37,13 @@ export interface HostTensor {
 export interface WeightSource {
   names(): string[];
   shape(name: string): readonly number[];
-  /** Dequantized to float32; read on demand, so a big file is never held twice. */
-  read(name: string): HostTensor;
+  /**
+   * Dequantized to float32; read on demand, so a big file is never held twice. `into`, an array of exactly the tensor's size, may be
+   * filled and returned as its data: a caller that copies each tensor away reads them all into one array.
+   */
+  read(name: string, into?: Float32Array): HostTensor;
+  /** Fills `out` with the rows from `row` on and says true; false where rows cannot be had one by one. */
+  readRows?(name: string, row: number, out: Float32Array): boolean;
 }
 
 /** Encodes text to token ids and back. Same ids as the model's own tokenizer elsewhere (Hugging Face tokenizers). */

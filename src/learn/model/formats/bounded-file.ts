@@ -58,15 +58,25 @@ export class BoundedFile {
 
   /** Exactly `length` bytes from `offset`; `field` names what is being read, for the error. */
   read(offset: number, length: number, field: string): Uint8Array {
+    this.#check(offset, length, field);
+    return this.readInto(offset, new Uint8Array(length), field);
+  }
+
+  #check(offset: number, length: number, field: string): void {
     if (offset < 0 || length < 0 || offset + length > this.size) {
       throw corrupt(this.path, field, offset, `needs ${length} bytes, the file has ${this.size}`);
     }
+  }
+
+  /** Fills `out` from `offset`, and returns it. */
+  readInto(offset: number, out: Uint8Array, field: string): Uint8Array {
+    const { length } = out;
+    this.#check(offset, length, field);
     return this.#with((fd, now) => {
       const was = this.#identity;
       if (now.size !== was.size || now.mtimeMs !== was.mtimeMs || now.ino !== was.ino) {
         throw corrupt(this.path, field, offset, 'the file was changed while it was in use');
       }
-      const out = new Uint8Array(length);
       let done = 0;
       while (done < length) {
         const n = readSync(fd, out, done, length - done, offset + done);

@@ -1,3 +1,4 @@
+import type { BoundedFile } from './bounded-file.ts';
 import type { GgmlType } from './ggml.ts';
 import { GGML } from './ggml.ts';
 import { halfTable } from './half.ts';
@@ -134,5 +135,30 @@ const DECODE: Record<GgmlType, Decoder> = {
 export function dequantize(type: GgmlType, bytes: Uint8Array, elements: number): Float32Array {
   const out = new Float32Array(elements);
   DECODE[type](bytes, out, elements / GGML[type].block);
+  return out;
+}
+
+const CHUNK = 1 << 20;
+
+/**
+ * Fills `out` with the weights that stand from `offset` of the file, a megabyte of stored bytes at a time: beside `out` nothing of
+ * the tensor's size is held.
+ */
+export function dequantizeInto(
+  out: Float32Array,
+  type: GgmlType,
+  file: BoundedFile,
+  offset: number,
+  field: string,
+): Float32Array {
+  const { block, bytes } = GGML[type];
+  const blocks = out.length / block;
+  const each = Math.min(blocks, Math.floor(CHUNK / bytes));
+  const buffer = new Uint8Array(each * bytes);
+  for (let at = 0; at < blocks; at += each) {
+    const n = Math.min(each, blocks - at);
+    const chunk = file.readInto(offset + at * bytes, buffer.subarray(0, n * bytes), field);
+    DECODE[type](chunk, out.subarray(at * block, (at + n) * block), n);
+  }
   return out;
 }

@@ -161,12 +161,18 @@ class GgufWeights implements RawWeightSource {
     return this.#permuted ? rotatedHeads(name, this.#config) : undefined;
   }
 
-  read(name: string): HostTensor {
+  read(name: string, into?: Float32Array): HostTensor {
     const stored = this.#stored(name);
-    const data = this.#file.float(stored);
+    const data = this.#file.float(stored, into);
     const heads = this.#heads(name);
     const rows = heads === undefined ? data : unrotateRows(data, heads, this.#config.headDim);
     return { shape: this.#file.info(stored).shape, data: rows };
+  }
+
+  readRows(name: string, row: number, out: Float32Array): boolean {
+    if (this.#heads(name) !== undefined) return false;
+    this.#file.floatRows(this.#stored(name), row, out);
+    return true;
   }
 
   storedType(name: string): GgmlType {

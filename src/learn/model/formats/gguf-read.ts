@@ -1,5 +1,5 @@
 import { BoundedFile, type Cursor, corrupt, Cursor as FileCursor } from './bounded-file.ts';
-import { dequantize } from './dequantize.ts';
+import { dequantizeInto } from './dequantize.ts';
 import { bytesOf, elementsOf, GGML, type GgmlType, ggmlTypeOf } from './ggml.ts';
 import {
   ARRAY_ID,
@@ -24,7 +24,7 @@ export interface GgufTensorInfo {
 
 /** A key, a token or a chat template is never this long; a longer length is a lie or an attack. */
 const MAX_STRING = 64 << 20;
-const MAX_ARRAY = 1 << 26;
+const MAX_ARRAY = 1 << 22;
 const MAX_KEY = 65_535;
 const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
 
@@ -80,10 +80,15 @@ export class GgufFile {
     return this.#file.read(info.offset, info.bytes, name);
   }
 
-  /** Dequantized, row-major, in the file's own row order. */
-  float(name: string): Float32Array {
-    const info = this.info(name);
-    return dequantize(info.type, this.raw(name), elementsOf(info.shape));
+  /** Dequantized, row-major, in the file's own row order; into an array of exactly that many weights where one is given. */
+  float(name: string, into?: Float32Array): Float32Array {
+    return this.floatRows(name, 0, into ?? new Float32Array(elementsOf(this.info(name).shape)));
+  }
+
+  /** As many rows as `out` holds, from one on. */
+  floatRows(name: string, row: number, out: Float32Array): Float32Array {
+    const { type, shape, offset } = this.info(name);
+    return dequantizeInto(out, type, this.#file, offset + row * bytesOf(type, shape.slice(-1)), name);
   }
 }
 

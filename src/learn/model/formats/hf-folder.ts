@@ -116,9 +116,13 @@ class SafetensorsWeights implements WeightSource {
   shape(name: string): readonly number[] {
     return this.#file(name).tensors.get(name)!.shape;
   }
-  read(name: string): HostTensor {
+  read(name: string, into?: Float32Array): HostTensor {
     const file = this.#file(name);
-    return { shape: file.tensors.get(name)!.shape, data: file.float(name) };
+    return { shape: file.tensors.get(name)!.shape, data: file.float(name, into) };
+  }
+  readRows(name: string, row: number, out: Float32Array): boolean {
+    this.#file(name).floatRows(name, row, out);
+    return true;
   }
 }
 

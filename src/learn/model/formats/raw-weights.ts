@@ -93,11 +93,11 @@ export class EditedWeights implements RawWeightSource {
     return [rows, ...shape.slice(1)];
   }
 
-  read(name: string): HostTensor {
+  read(name: string, into?: Float32Array): HostTensor {
     const origin = this.#origin(name);
     if (origin.kind === 'made') return origin.make();
+    if (origin.kind === 'same') return this.#base.read(origin.name, into);
     const tensor = this.#base.read(origin.name);
-    if (origin.kind === 'same') return tensor;
     if (origin.kind === 'more') {
       const data = new Float32Array(this.shape(name).reduce((a, b) => a * b, 1));
       data.set(tensor.data);
@@ -105,6 +105,11 @@ export class EditedWeights implements RawWeightSource {
       return { shape: this.shape(name), data };
     }
     return { shape: this.shape(name), data: gatherRows(tensor.data, origin.rows, tensor.shape[0]!) };
+  }
+
+  readRows(name: string, row: number, out: Float32Array): boolean {
+    const origin = this.#origin(name);
+    return origin.kind === 'same' && this.#base.readRows?.(origin.name, row, out) === true;
   }
 
   storedType(name: string): GgmlType | undefined {

@@ -1,5 +1,5 @@
 import { BoundedFile, corrupt } from './bounded-file.ts';
-import { dequantize } from './dequantize.ts';
+import { dequantizeInto } from './dequantize.ts';
 import { elementsOf } from './ggml.ts';
 
 export interface SafetensorInfo {
@@ -53,10 +53,18 @@ export class SafetensorsFile {
     this.metadata = metadata;
   }
 
-  float(name: string): Float32Array {
+  /** Into an array of exactly that many weights where one is given. */
+  float(name: string, into?: Float32Array): Float32Array {
     const info = this.tensors.get(name);
     if (info === undefined) throw corrupt(this.path, name, 0, 'the tensor is not in the file');
-    return dequantize(DTYPE[info.dtype], this.#file.read(info.offset, info.bytes, name), elementsOf(info.shape));
+    return this.floatRows(name, 0, into ?? new Float32Array(elementsOf(info.shape)));
+  }
+
+  /** As many rows as `out` holds, from one on. */
+  floatRows(name: string, row: number, out: Float32Array): Float32Array {
+    const { dtype, shape, offset } = this.tensors.get(name)!;
+    const skipped = row * (shape.at(-1) ?? 1) * (dtype === 'F32' ? 4 : 2);
+    return dequantizeInto(out, DTYPE[dtype], this.#file, offset + skipped, name);
   }
 }
 
