@@ -1,12 +1,13 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { eventually, startTestDaemon, type TestDaemon, testFolder } from '../support/daemon.ts';
+import { eventually, learnd, startTestDaemon, type TestDaemon, testFolder } from '../support/daemon.ts';
 import { documentEvents, documents } from '../support/documents.ts';
 import { type Streamed, streamForever } from '../support/streaming.ts';
 
 /**
- * New documents raise perplexity; a round lowers it on held-out documents: without noise on a source declared public, then under
- * privacy on a private one. The language model itself changes, so the open socket proves by content which version answered.
+ * New documents raise perplexity; rounds lower it on held-out documents: without noise on a source declared public, then under
+ * privacy on a private one, by a histogram's bias alone and by what `auto` takes. The open socket proves by content which version
+ * answered: the second private version differs from its parent in nothing but the bias.
  */
 
 const SETTINGS = `
@@ -27,6 +28,11 @@ rules:
   - name: read-the-inbox
     when: champion.version == 2
     require: documents.new >= 700
+    do: [{ finetune: { data: documents, method: bias, epsilon: 4, max_minutes: 2 } }]
+    cooldown: 1h
+  - name: read-on
+    when: champion.version == 3
+    require: documents.new >= 700
     do: [{ finetune: { data: documents, method: auto, epsilon: 4, max_minutes: 2 } }]
     cooldown: 1h
 budget: { epsilon: 8, delta: 1e-6 }
@@ -38,6 +44,24 @@ interface Round {
   verdict: { champion: { perplexity: number }; candidate: { perplexity: number } };
   actions: { do: string; method: string }[];
   reason: string;
+  notes: string[];
+}
+
+interface Version {
+  version: string;
+  manifest: { model: { sha256: string }; adapter?: { sha256: string }; logit_bias?: { file: string; sha256: string } };
+}
+
+/** A greedy answer of one version, over HTTP. */
+async function answer(daemon: TestDaemon, version: string): Promise<string> {
+  const body = {
+    model: version,
+    messages: [{ role: 'user', content: 'sensor kx7 drift' }],
+    max_tokens: 12,
+    temperature: 0,
+  };
+  const said = (await daemon.post('/v1/chat/completions', body)) as { choices: { message: { content: string } }[] };
+  return said.choices[0]!.message.content;
 }
 
 async function send(daemon: TestDaemon, events: readonly unknown[]): Promise<void> {
@@ -48,7 +72,7 @@ const isChampion = async (daemon: TestDaemon, n: number) =>
   ((await daemon.get('/v1/admin/status')) as { champion: string }).champion === `learnd@${n}` ? true : undefined;
 
 test('documents: perplexity rises, an alarm, a public round and a private one lower it', {
-  timeout: 420_000,
+  timeout: 600_000,
 }, async t => {
   const daemon = await startTestDaemon(t, { data: testFolder(t, 'documents'), settings: SETTINGS, policies: POLICIES });
   const stop = new AbortController();
@@ -97,17 +121,34 @@ test('documents: perplexity rises, an alarm, a public round and a private one lo
   await eventually('the private round', () => isChampion(daemon, 3), 180_000);
   const [second] = (await daemon.get('/v1/admin/rounds')) as Round[];
   assert.ok(second!.epsilon > 0 && second!.epsilon <= 4);
+  assert.match(second!.notes.join('\n'), /tokens stood out of the histogram's noise .* units counted/);
   assert.ok(
     second!.verdict.candidate.perplexity < second!.verdict.champion.perplexity,
     JSON.stringify(second!.verdict),
   );
+  const versions = (await daemon.get('/v1/admin/versions')) as Version[];
+  const [three, two] = ['learnd@3', 'learnd@2'].map(name => versions.find(v => v.version === name)!.manifest);
+  assert.deepEqual([three!.model.sha256, three!.adapter?.sha256], [two!.model.sha256, two!.adapter?.sha256]);
+  assert.equal(two!.logit_bias, undefined);
+  assert.equal(three!.logit_bias!.file, `blobs/${three!.logit_bias!.sha256}.json`);
+  // Same weights, same prompt, greedy: what differs is what the sampler adds.
+  assert.notEqual(await answer(daemon, 'learnd@3'), await answer(daemon, 'learnd@2'));
+
+  await send(
+    daemon,
+    documentEvents(documents('log', 1000, 4), 'inbox-later', i => `writer-${i}`),
+  );
+  await eventually('the round that auto planned', () => isChampion(daemon, 4), 180_000);
+  const [third] = (await daemon.get('/v1/admin/rounds')) as Round[];
+  assert.match(third!.notes[0]!, /^auto: a noised histogram of tokens .*800 units at epsilon 4/);
+  assert.ok(third!.verdict.candidate.perplexity <= third!.verdict.champion.perplexity * 1.02);
   t.diagnostic(
-    `public ${first!.verdict.champion.perplexity.toFixed(1)} -> ${first!.verdict.candidate.perplexity.toFixed(1)}; private ${second!.verdict.champion.perplexity.toFixed(2)} -> ${second!.verdict.candidate.perplexity.toFixed(2)} at epsilon ${second!.epsilon.toFixed(2)}`,
+    `public ${first!.verdict.champion.perplexity.toFixed(1)} -> ${first!.verdict.candidate.perplexity.toFixed(1)}; ${[second!, third!].map(r => `private ${r.verdict.champion.perplexity.toFixed(2)} -> ${r.verdict.candidate.perplexity.toFixed(2)} at epsilon ${r.epsilon.toFixed(2)}: ${r.notes.join(' ')}`).join('; ')}`,
   );
 
   await eventually(
     'an answer by the newest version',
-    async () => (streamed.some(s => s.version === 'learnd@3') ? true : undefined),
+    async () => (streamed.some(s => s.version === 'learnd@4') ? true : undefined),
     60_000,
   );
   stop.abort();
@@ -126,6 +167,37 @@ test('documents: perplexity rises, an alarm, a public round and a private one lo
   for (const [version, texts] of said)
     assert.equal(texts.size, 1, `${version} answered in ${texts.size} ways: ${[...texts].join(' | ')}`);
   assert.notDeepEqual([...said.get('learnd@1')!], [...said.get('learnd@2')!]);
+  assert.notDeepEqual([...said.get('learnd@2')!], [...said.get('learnd@3')!]);
+
+  const exported = testFolder(t, 'export');
+  const run = await learnd([
+    'export',
+    'learnd@3',
+    '--format',
+    'gguf',
+    '--out',
+    exported,
+    '--data',
+    daemon.data,
+    '--json',
+  ]);
+  const { files, notes } = JSON.parse(run.stdout) as { files: { path: string }[]; notes: string[] };
+  assert.ok(files.some(file => file.path.endsWith('logit_bias.json')));
+  assert.match(notes.join(' '), /none of these formats can carry/);
+
+  const receipt = JSON.parse((await learnd(['erase', 'writer-3', '--data', daemon.data, '--json'])).stdout) as {
+    versions: { version: string; role: string; epsilon: number }[];
+  };
+  assert.deepEqual(
+    receipt.versions.map(v => v.version),
+    ['learnd@3', 'learnd@4'],
+  );
+  for (const { version } of receipt.versions) assert.ok(version !== 'learnd@2');
+
+  await daemon.post('/v1/admin/rollback', {});
+  await daemon.post('/v1/admin/rollback', {});
+  await eventually('the version without a bias', () => isChampion(daemon, 2), 30_000);
+  assert.equal(await answer(daemon, 'learnd'), await answer(daemon, 'learnd@2'));
   const ledger = (await daemon.get('/v1/admin/ledger')) as {
     entry: string;
     mechanism: { what?: string; why?: string };
