@@ -8,6 +8,68 @@ const epsilon = z.union([z.number().positive().max(1000), z.literal('none')], {
   error: 'must be a positive number, or none',
 });
 
+const probability = (what: string) => z.number().gt(0, what).lt(1, what);
+const between = 'must lie between 0 and 1';
+const hard = z.boolean().default(false);
+
+const probe = z.union([
+  z.string().min(2).max(4096),
+  z.strictObject({ prompt: z.string().min(1).max(4096), text: z.string().min(1).max(4096) }),
+]);
+const name = z.string().min(1).max(256);
+
+/** Each is one mapping: the constraint and its bound. `hard`: not met, the candidate is not let through. */
+const CONSTRAINTS = {
+  kl_to_base: z.strictObject({ kl_to_base: z.number().positive().max(100), hard }),
+  forbidden: z.strictObject({
+    forbidden: z.strictObject({ texts: z.array(probe).min(1).max(64) }),
+    probability: probability(between),
+    hard,
+  }),
+  recall: z.strictObject({
+    recall: z.strictObject({ task: name, label: name }),
+    at_least: probability(between),
+    hard,
+  }),
+  gap: z.strictObject({
+    gap: z
+      .strictObject({
+        task: name,
+        /** Groups of labels by their names, or regions. */
+        labels: z.record(name, z.array(name).min(1)).optional(),
+        regions: z.array(name).min(2).max(16).optional(),
+      })
+      .refine(gap => (gap.labels === undefined) !== (gap.regions === undefined), {
+        error: 'needs either labels (a name and its labels for each group) or regions',
+      })
+      .refine(gap => gap.labels === undefined || Object.keys(gap.labels).length > 1, {
+        path: ['labels'],
+        error: 'needs at least two groups',
+      }),
+    at_most: probability(between),
+    hard,
+  }),
+} as const;
+export const CONSTRAINT_KINDS = Object.keys(CONSTRAINTS) as (keyof typeof CONSTRAINTS)[];
+export const CONSTRAINT_SHAPES = CONSTRAINTS;
+export type Constraint = {
+  [K in keyof typeof CONSTRAINTS]: Readonly<z.infer<(typeof CONSTRAINTS)[K]>>;
+}[keyof typeof CONSTRAINTS];
+
+/** The kind decides the shape, so that a mistake is told about the kind that was meant. */
+const constraint = z.record(z.string(), z.unknown()).transform((raw, context): Constraint => {
+  const kind = CONSTRAINT_KINDS.find(candidate => candidate in raw);
+  if (kind === undefined) {
+    const message = `must name one of ${CONSTRAINT_KINDS.join(', ')}`;
+    context.issues.push({ code: 'custom', message, input: raw });
+    return z.NEVER;
+  }
+  const result = CONSTRAINTS[kind].safeParse(raw);
+  if (result.success) return result.data;
+  for (const issue of result.error.issues) context.issues.push(issue as never);
+  return z.NEVER;
+});
+
 const finetune = z.strictObject({
   data: z.enum(['feedback', 'documents']),
   method: z.enum(['auto', 'head', 'bias', 'norms', 'lora', 'full']).default('auto'),
@@ -15,6 +77,12 @@ const finetune = z.strictObject({
   epsilon,
   max_minutes: minutes.default(20),
   augment: z.boolean().optional(),
+  /** Against forgetting, on public text: share of each step that replays it, and weight of the KL to the base. */
+  replay: z.number().min(0).max(0.9).optional(),
+  kl: z.number().min(0).max(100).optional(),
+  /** Decay of an average of the iterates, which is then what is kept. */
+  ema: z.number().min(0).lt(1).optional(),
+  constraints: z.array(constraint).min(1).max(16).optional(),
 });
 
 const pretrain = z.strictObject({ max_minutes: minutes.optional(), epsilon: epsilon.optional() });

@@ -115,12 +115,13 @@ export interface LabelRow {
   readonly unit: string;
   readonly text: string;
   readonly label: string;
+  readonly region: string | null;
 }
 
 /** Labels of the view, by unit. */
 export async function viewLabels(db: Queryable, round: number, task: string): Promise<LabelRow[]> {
   const { rows } = await db.query<LabelRow>(
-    `select f.unit, f.text, f.label from round_rows r join feedback f on f.id = r.row_id
+    `select f.unit, f.text, f.label, f.region from round_rows r join feedback f on f.id = r.row_id
      where r.round = $1 and r.kind = 'feedback' and f.task = $2 and f.text is not null
        and f.split = 'train' and f.excluded is null
      order by f.unit, f.id`,
@@ -165,7 +166,7 @@ export interface HoldoutLabel extends LabelRow {
 /** Held-out labels of the view, newest first. */
 export async function holdoutLabels(db: Queryable, round: number, task: string): Promise<HoldoutLabel[]> {
   const { rows } = await db.query<HoldoutLabel>(
-    `select f.id, f.unit, f.text, f.label from round_rows r join feedback f on f.id = r.row_id
+    `select f.id, f.unit, f.text, f.label, f.region from round_rows r join feedback f on f.id = r.row_id
      where r.round = $1 and r.kind = 'feedback' and f.task = $2 and f.text is not null
        and f.split = 'holdout' and f.excluded is null
      order by f.received_at desc, f.id desc`,

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { LearndError } from '../../src/base/errors.ts';
+import type { ActionOf } from '../../src/events/actions.ts';
 import { parsePolicy, policyCheck } from '../../src/loop/policy/parse.ts';
 
 const settings = {
@@ -295,13 +296,49 @@ test('noise may be left out only where settings declare a public source', () => 
 test('what is in the contract and not built is accepted with a warning', () => {
   for (const [action, what] of [
     ['{ pretrain: {} }', 'the action pretrain'],
-    ['{ finetune: { data: feedback, method: full, epsilon: 1 } }', 'finetune with method full'],
     ['{ prune: { ffn: 8, calibration: private } }', 'prune with private calibration'],
     ['{ finetune: { data: feedback, epsilon: 1, augment: true } }', 'finetune with augment'],
   ])
     assert.deepEqual(said(rule({ do: `[${action}]` }), 'warning'), [
       `4:9 ${what} is not available in this version: a round with it will be refused`,
     ]);
+});
+
+test('constraints: read with their defaults; each mistake at its place', () => {
+  const finetune = (constraint: string, more = '') =>
+    rule({ do: `[{ finetune: { data: feedback, epsilon: 1, ${more}constraints: [${constraint}] } }]` });
+  const { actions } = parsePolicy(finetune('{ kl_to_base: 0.05 }'), { file: 'p.yaml', settings }).rules[0]!;
+  assert.deepEqual((actions[0] as ActionOf<'finetune'>).constraints, [{ kl_to_base: 0.05, hard: false }]);
+  for (const [constraint, expected] of [
+    ['{ kl_to_base: -1 }', /kl_to_base: too small: expected number to be >0/],
+    ['{ kl_to_bas: 1 }', /must name one of kl_to_base, forbidden, recall, gap/],
+    ['{ kl_to_base: 1, harde: true }', /unknown key "harde"; did you mean "hard"\?/],
+    ['{ forbidden: { texts: [] }, probability: 0.1 }', /texts: /],
+    ['{ forbidden: { texts: ["a b"] } }', /"probability" is missing/],
+    ['{ recall: { task: intnt, label: balance }, at_least: 0.8 }', /no task "intnt"; did you mean "intent"\?/],
+    ['{ recall: { task: intent, label: balanc }, at_least: 0.8 }', /no label "balanc"; did you mean "balance"\?/],
+    ['{ gap: { task: intent }, at_most: 0.1 }', /needs either labels .* or regions/],
+    ['{ gap: { task: intent, labels: { a: [balance], b: [nope] } }, at_most: 0.1 }', /no label "nope"/],
+  ] as const) {
+    const [line, ...others] = said(finetune(constraint), 'error');
+    assert.match(line!, /^4:\d+ /, constraint);
+    assert.match(line!, expected);
+    assert.deepEqual(others, [], constraint);
+  }
+  assert.match(
+    said(
+      finetune('{ recall: { task: intent, label: balance }, at_least: 0.8 }').replace(
+        'data: feedback',
+        'data: documents',
+      ),
+      'error',
+    )[0]!,
+    /documents have no labels: recall is for rounds on feedback/,
+  );
+  assert.match(
+    said(finetune('{ kl_to_base: 1 }', 'method: head, '), 'warning')[0]!,
+    /a head leaves the language model/,
+  );
 });
 
 test('parsePolicy throws the first mistake with its place and carries all of them', () => {

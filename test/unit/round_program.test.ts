@@ -23,8 +23,9 @@ const rollback = { do: 'rollback' } as unknown as Action;
 const prune: Action = { do: 'prune', ffn: 1280, calibration: 'public' };
 const quantize: Action = { do: 'quantize', type: 'q8_0' };
 
-test('auto: a head for feedback; what documents get is decided when the cost is planned', () => {
-  assert.equal(method({}), 'head');
+test('auto stays auto: what is trained is decided when the view is frozen and the cost planned', () => {
+  assert.equal(method({}), 'auto');
+  for (const named of ['head', 'norms', 'lora', 'full'] as const) assert.equal(method({ method: named }), named);
   assert.equal(method({ data: 'documents', epsilon: 2 }), 'auto');
   for (const named of ['bias', 'norms', 'lora', 'full'] as const)
     assert.equal(method({ data: 'documents', epsilon: 2, method: named }), named);
@@ -34,6 +35,9 @@ test('what makes no sense is refused with its field', () => {
   assert.throws(() => method({ data: 'documents', method: 'head' }), { code: 'invalid', field: 'method' });
   assert.throws(() => method({ data: 'documents', objective: 'classify' }), { code: 'invalid', field: 'objective' });
   assert.throws(() => method({ objective: 'next_token' }), { code: 'invalid', field: 'objective' });
+  assert.throws(() => method({ data: 'documents', objective: 'preference' }), { code: 'invalid', field: 'objective' });
+  assert.throws(() => method({ method: 'bias' }), { code: 'invalid', field: 'method' });
+  assert.throws(() => method({ method: 'head', objective: 'instruct' }), { code: 'invalid', field: 'objective' });
   assert.throws(() => method({ epsilon: 'none' }), { code: 'forbidden', field: 'epsilon' });
   assert.throws(() => programOf([quantize, quantize]), { code: 'invalid', field: 'do' });
   assert.throws(() => programOf([rollback, quantize]), { code: 'invalid', field: 'do' });
@@ -51,9 +55,6 @@ test('what is not built is refused by name', () => {
     );
   later([{ do: 'distill', max_minutes: 1 }], /distill/);
   later([{ do: 'pretrain' }], /pretrain/);
-  later([finetune({ method: 'full' })], /feedback with method full/);
-  later([finetune({ method: 'lora' })], /feedback with method lora/);
-  later([finetune({ objective: 'preference' })], /preference/);
   later([finetune({ augment: true })], /augment/);
   later([quantize, prune], /quantize, prune/);
 });
@@ -62,7 +63,7 @@ test('a chain is one candidate; evaluate beside it adds nothing; alone it only m
   const program = programOf([finetune(), prune, evaluate, quantize, { do: 'notify', url: 'http://x' }]);
   assert.deepEqual(program, {
     kind: 'candidate',
-    finetunes: [{ method: 'head', data: 'feedback', epsilon: 1, minutes: 20 }],
+    finetunes: [{ method: 'auto', data: 'feedback', objective: 'auto', epsilon: 1, minutes: 20, constraints: [] }],
     prune,
     quantize,
   });

@@ -10,6 +10,8 @@ const jobs: Record<JobName, () => Promise<Job>> = {
   'train-head': async () => (await import('./jobs/train-head.ts')).trainHead,
   'train-documents': async () => (await import('./jobs/train-documents.ts')).trainDocumentsJob,
   'pretrain-scratch': async () => (await import('./jobs/pretrain-scratch.ts')).pretrainScratch,
+  'train-feedback': async () => (await import('./jobs/train-feedback.ts')).trainFeedback,
+  'measure-constraints': async () => (await import('./jobs/measure-constraints.ts')).measureConstraints,
   merge: async () => (await import('./jobs/merge.ts')).merge,
   prune: async () => (await import('./jobs/prune.ts')).prune,
   quantize: async () => (await import('./jobs/quantize.ts')).quantize,

@@ -1,4 +1,12 @@
-import { ACTIONS, type Action, type ActionName } from '../../events/actions.ts';
+import {
+  ACTIONS,
+  type Action,
+  type ActionName,
+  type ActionOf,
+  CONSTRAINT_KINDS,
+  CONSTRAINT_SHAPES,
+  type Constraint,
+} from '../../events/actions.ts';
 import { chainNotBuilt } from './built.ts';
 import { type Collector, reportIssues } from './collect.ts';
 import { nearest, type Path } from './source.ts';
@@ -66,12 +74,20 @@ function parseAction(item: unknown, path: Path, budget: number, to: Collector): 
   const schema = ACTIONS[name];
   const result = schema.safeParse(parameters ?? {});
   if (!result.success) {
-    reportIssues(result.error.issues, inner, () => Object.keys(schema.shape), to);
+    reportIssues(result.error.issues, inner, at => knownKeys(schema, parameters, at.slice(inner.length)), to);
     return undefined;
   }
   const action = { do: name, ...result.data } as Action;
   if (!meaningful(action, inner, budget, to)) return undefined;
   return action;
+}
+
+/** What may stand at a path below an action: the keys of a constraint are those of the kind it names. */
+function knownKeys(schema: { shape: object }, parameters: unknown, below: Path): readonly string[] {
+  if (below[0] !== 'constraints') return Object.keys(schema.shape);
+  const named = (parameters as { constraints?: unknown[] }).constraints?.[Number(below[1])];
+  const kind = CONSTRAINT_KINDS.find(candidate => typeof named === 'object' && named !== null && candidate in named);
+  return kind === undefined ? CONSTRAINT_KINDS : Object.keys(CONSTRAINT_SHAPES[kind].shape);
 }
 
 /** What the shape alone cannot say: combinations that could never run. */
@@ -104,6 +120,16 @@ function meaningful(action: Action, path: Path, budget: number, to: Collector): 
       action.method === 'head' ? 'method' : 'objective',
       'documents have no labels: a head is trained on feedback',
     );
+  const { objective, method } = action;
+  if (action.data === 'documents' && objective !== 'auto' && objective !== 'next_token')
+    return wrong('objective', `documents are learned as text (next_token); ${objective} learns from feedback`);
+  if (action.data === 'feedback' && objective === 'next_token')
+    return wrong('objective', 'feedback is learned by instruct, classify or preference; next_token is for documents');
+  if (action.data === 'feedback' && method === 'bias')
+    return wrong('method', 'a bias on the vocabulary is learned from documents');
+  if (method === 'head' && objective !== 'auto' && objective !== 'classify')
+    return wrong('objective', `a head only classifies: ${objective} needs norms, lora or full`);
+  if (!constraintsMeaningful(action, path, to)) return false;
   if (action.data === 'feedback' && settings && settings.tasks.length === 0)
     to.warning(
       source.value(path),
@@ -111,4 +137,66 @@ function meaningful(action: Action, path: Path, budget: number, to: Collector): 
       'settings declare no tasks, so labels count as undeclared: there is no labelled feedback to train on',
     );
   return true;
+}
+
+/** Tasks and labels must be declared; what cannot be violated is pointed out. */
+function constraintsMeaningful(action: ActionOf<'finetune'>, path: Path, to: Collector): boolean {
+  const { source, settings } = to;
+  let fine = true;
+  for (const [i, constraint] of (action.constraints ?? []).entries()) {
+    const at: Path = [...path, 'constraints', i];
+    const wrong = (keys: Path, message: string): void => {
+      to.error(source.value([...at, ...keys]), [...at, ...keys], message);
+      fine = false;
+    };
+    const asked = labelsOf(constraint);
+    if (asked === undefined) {
+      if (action.method === 'head')
+        to.warning(source.value(at), at, 'a head leaves the language model as it is: this constraint changes nothing');
+      continue;
+    }
+    const { key, task, labels } = asked;
+    if (action.data === 'documents') {
+      wrong([key], `documents have no labels: ${key} is for rounds on feedback`);
+      continue;
+    }
+    if (settings === undefined) continue;
+    const declared = settings.tasks.find(known => known.name === task);
+    if (declared === undefined) {
+      const meant = nearest(
+        task,
+        settings.tasks.map(known => known.name),
+      );
+      wrong(
+        [key, 'task'],
+        `settings declare no task "${task}"${meant === undefined ? '' : `; did you mean "${meant}"?`}`,
+      );
+      continue;
+    }
+    for (const [keys, label] of labels) {
+      if (declared.labels.includes(label)) continue;
+      const meant = nearest(label, declared.labels);
+      wrong(
+        [key, ...keys],
+        `the task ${task} has no label "${label}"${meant === undefined ? '' : `; did you mean "${meant}"?`}`,
+      );
+    }
+  }
+  return fine;
+}
+
+/** What a constraint on classes names, with the path of each label; undefined for one on text. */
+function labelsOf(
+  constraint: Constraint,
+): { key: 'recall' | 'gap'; task: string; labels: ReadonlyArray<readonly [Path, string]> } | undefined {
+  if ('recall' in constraint) {
+    const { task, label } = constraint.recall;
+    return { key: 'recall', task, labels: [[['label'], label]] };
+  }
+  if (!('gap' in constraint)) return undefined;
+  const { task, labels = {} } = constraint.gap;
+  const named = Object.entries(labels).flatMap(([group, of]) =>
+    of.map((label, i): [Path, string] => [['labels', group, i], label]),
+  );
+  return { key: 'gap', task, labels: named };
 }

@@ -8,7 +8,7 @@ import { failed } from './check.ts';
 import { freshFolder, keep, languageFiles, removeFolder } from './files.ts';
 import type { Step } from './machine.ts';
 import type { RoundPorts } from './ports.ts';
-import { merged } from './train.ts';
+import { merged } from './train-parts.ts';
 import { workOf } from './work.ts';
 
 /** Newest documents of public sources that calibration looks at, beside the sentences that come with learnd. */

@@ -1,16 +1,16 @@
 import { LearndError } from '../../base/errors.ts';
 import type { Action } from '../../events/actions.ts';
-import { epsilon, noiseMultiplier } from '../../learn/privacy/accountant.ts';
+import { epsilon } from '../../learn/privacy/accountant.ts';
 import type { Queryable } from '../../store/database.ts';
 import { declare, reserve } from '../../store/ledger.ts';
-import { freezeDocuments, freezeHoldout, freezeLabels, publicSources, tasksInView } from '../../store/round-rows.ts';
+import { freezeDocuments, freezeHoldout, publicSources } from '../../store/round-rows.ts';
 import type { RoundRow } from '../../store/rounds.ts';
 import type { Outcome, Step } from './machine.ts';
-import { documentTraining, seeded } from './plan-documents.ts';
+import { documentTraining } from './plan-documents.ts';
+import { feedbackTrainings } from './plan-feedback.ts';
 import type { RoundPorts } from './ports.ts';
-import { type Finetune, type Program, programOf } from './program.ts';
-import { RECIPES, sampleRate } from './recipes.ts';
-import { type Compression, mechanismsOf, type Noise, type RoundWork, type Training } from './work.ts';
+import { type Program, programOf } from './program.ts';
+import { type Compression, mechanismsOf, type RoundWork, type Training } from './work.ts';
 
 type Candidate = Extract<Program, { kind: 'candidate' }>;
 
@@ -61,26 +61,10 @@ async function freezeAndReserve(
   const view = { feedback: 0, documents: 0 };
   for (const finetune of program.finetunes) {
     if (finetune.data === 'feedback') {
-      view.feedback = await freezeLabels(tx, round.id, settings.tasks, settings.privacy.examples_per_user);
-      const tasks = await tasksInView(tx, round.id);
-      const trained = settings.tasks.filter(task => tasks.has(task.name));
-      if (trained.length === 0)
-        throw nothing(
-          'there is no labelled feedback that may be trained on',
-          'Send labels for a task declared in settings',
-        );
-      const noise = noiseOf(ports, finetune, budget.delta, trained.length);
-      trainings.push(
-        ...trained.map(
-          ({ name, labels }): Training => ({
-            kind: 'head',
-            task: name,
-            labels,
-            minutes: finetune.minutes / trained.length,
-            noise: seeded(noise),
-          }),
-        ),
-      );
+      const planned = await feedbackTrainings(ports, tx, round, finetune, budget.delta);
+      view.feedback = planned.rows;
+      trainings.push(...planned.trainings);
+      notes.push(planned.why);
     } else {
       const publicOnly = finetune.epsilon === 'none';
       const rows = await freezeDocuments(tx, round.id, { perUnit: settings.privacy.examples_per_user, publicOnly });
@@ -119,7 +103,7 @@ async function freezeAndReserve(
       limit: budget.epsilon,
       ...(typeof budget.windowMs === 'number' ? { windowMs: budget.windowMs } : {}),
       compose: epsilon,
-      note: `round ${round.id}: ${trainings.map(t => (t.kind === 'head' ? `head ${t.task}` : t.kind)).join(', ')}`,
+      note: `round ${round.id}: ${trainings.map(called).join(', ')}`,
     });
     await declare(tx, {
       round: round.id,
@@ -137,28 +121,17 @@ async function freezeAndReserve(
     }),
     ...(program.quantize && { quantize: program.quantize.type }),
   };
-  const work: RoundWork = { trainings, compression, view, reserved: mechanisms, notes };
+  const constraints = program.finetunes.flatMap(finetune => finetune.constraints);
+  const work: RoundWork = {
+    ...{ trainings, compression, view, reserved: mechanisms, notes },
+    ...(constraints.length > 0 && { constraints }),
+  };
   return { epsilon: mechanisms.length > 0 ? epsilon(mechanisms, budget.delta) : 0, work: { ...work } };
 }
 
-const nothing = (message: string, hint: string): LearndError => new LearndError('conflict', message, { hint });
+const called = (training: Training): string => {
+  if (training.kind === 'head') return `head ${training.task}`;
+  return training.kind === 'feedback' ? `${training.method}, ${training.objective}` : training.kind;
+};
 
-/** The smallest noise that keeps `parts` heads of one action together at its epsilon. */
-function noiseOf(ports: RoundPorts, finetune: Finetune, delta: number, parts: number): Noise {
-  const recipe = RECIPES.head;
-  const expectedUnits = ports.settings.privacy.expected_users;
-  const rate = sampleRate(recipe, expectedUnits);
-  return {
-    noiseMultiplier: noiseMultiplier({
-      epsilon: finetune.epsilon as number,
-      delta,
-      sampleRate: rate,
-      steps: recipe.steps * parts,
-    }),
-    sampleRate: rate,
-    steps: recipe.steps,
-    clip: recipe.clip,
-    expectedUnits,
-    delta,
-  };
-}
+const nothing = (message: string, hint: string): LearndError => new LearndError('conflict', message, { hint });

@@ -1,5 +1,6 @@
 import { invalid, LearndError, laterVersion } from '../../base/errors.ts';
 import type { Action, ActionOf } from '../../events/actions.ts';
+import { type ConstraintSpec, declaredConstraint } from '../../learn/training/constraints/declared.ts';
 
 /** What a round will do, read off its actions before anything is touched. */
 export type Program =
@@ -20,8 +21,15 @@ export interface Finetune {
   /** `auto`: which of bias, norms, lora and full, is decided by public constants when the cost is planned (training/auto.ts). */
   readonly method: 'auto' | 'head' | 'bias' | 'norms' | 'lora' | 'full';
   readonly data: 'feedback' | 'documents';
+  /** `auto` on feedback: by what the view holds, when it is frozen. */
+  readonly objective: 'auto' | 'next_token' | 'instruct' | 'classify' | 'preference';
   readonly epsilon: number | 'none';
   readonly minutes: number;
+  /** Against forgetting; undefined: the default of the data. */
+  readonly replay?: number;
+  readonly kl?: number;
+  readonly ema?: number;
+  readonly constraints: readonly ConstraintSpec[];
 }
 
 /** Order of the parts of a chain: what is trained is then made smaller, and what is smaller is then encoded shorter. */
@@ -72,17 +80,25 @@ export function programOf(actions: readonly Action[]): Program {
 }
 
 function finetune(action: ActionOf<'finetune'>): Finetune {
-  const { data, epsilon, objective } = action;
+  const { data, epsilon, objective, method, replay, kl, ema, constraints = [] } = action;
   if (action.augment === true) throw laterVersion('finetune with augment');
-  if (objective === 'instruct' || objective === 'preference')
-    throw laterVersion(`finetune with objective ${objective}`);
-  const method = methodOf(action);
-  if (method === 'head' && data !== 'feedback')
-    throw invalid('method', 'a head is trained on feedback: documents have no labels');
-  if (method !== 'head' && data === 'feedback') throw laterVersion(`finetune on feedback with method ${method}`);
-  if (method === 'head' ? objective === 'next_token' : objective === 'classify')
-    throw invalid('objective', `the method ${method} does not train for the objective ${objective}`);
-  if (epsilon === 'none' && data === 'feedback')
+  checkCombination(action);
+  return {
+    ...{ method, data, objective, epsilon, minutes: action.max_minutes },
+    ...{ ...(replay !== undefined && { replay }), ...(kl !== undefined && { kl }), ...(ema !== undefined && { ema }) },
+    constraints: constraints.map(declaredConstraint),
+  };
+}
+
+/** What a policy's check says as well; rounds begun by hand come here first. */
+function checkCombination({ data, epsilon, objective, method }: ActionOf<'finetune'>): void {
+  if (data === 'documents') {
+    if (method === 'head') throw invalid('method', 'a head is trained on feedback: documents have no labels');
+    if (objective !== 'auto' && objective !== 'next_token')
+      throw invalid('objective', `documents are learned as text (next_token); ${objective} learns from feedback`);
+    return;
+  }
+  if (epsilon === 'none')
     throw new LearndError(
       'forbidden',
       'epsilon: none is for documents of sources declared public; feedback is private',
@@ -91,11 +107,9 @@ function finetune(action: ActionOf<'finetune'>): Finetune {
         hint: 'Give a number, e.g. epsilon: 1',
       },
     );
-  return { method, data, epsilon, minutes: action.max_minutes };
-}
-
-/** Labelled feedback is for heads; which method documents get is decided where the deployment's constants are known. */
-function methodOf({ method, data }: ActionOf<'finetune'>): Finetune['method'] {
-  if (method === 'auto' && data === 'feedback') return 'head';
-  return method;
+  if (method === 'bias') throw invalid('method', 'a bias on the vocabulary is learned from documents');
+  if (objective === 'next_token')
+    throw invalid('objective', 'feedback is learned by instruct, classify or preference; next_token is for documents');
+  if (method === 'head' && objective !== 'auto' && objective !== 'classify')
+    throw invalid('objective', `a head only classifies: ${objective} needs norms, lora or full`);
 }

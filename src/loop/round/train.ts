@@ -2,19 +2,21 @@ import { join } from 'node:path';
 import { LearndError } from '../../base/errors.ts';
 import type { Blob, VersionManifest } from '../../learn/model/version.ts';
 import { epsilon } from '../../learn/privacy/accountant.ts';
-import { PRIVATE_LAYERS, PRIVATE_RANK } from '../../learn/training/auto.ts';
+import type { ConstraintSpec } from '../../learn/training/constraints/spec.ts';
 import type { CallOptions } from '../../learn/worker/process.ts';
-import type { DocumentsInput, NoiseInput, StepMethod } from '../../learn/worker/types.ts';
+import type { DocumentsInput } from '../../learn/worker/types.ts';
 import { getFact, setFact } from '../../store/facts.ts';
 import { settle } from '../../store/ledger.ts';
 import { appendEvent } from '../../store/outbox.ts';
 import { viewDocuments, viewLabels } from '../../store/round-rows.ts';
 import { noteProgress, noteWork, type RoundRow } from '../../store/rounds.ts';
-import { getVersion, listVersions, type VersionRow } from '../../store/versions.ts';
+import { getVersion, listVersions } from '../../store/versions.ts';
 import { checkHead, checkText } from './check.ts';
 import { checkpointFolder, freshFolder, keep, languageFiles, removeFolder } from './files.ts';
 import type { Step } from './machine.ts';
-import type { Compute, RoundPorts } from './ports.ts';
+import type { RoundPorts } from './ports.ts';
+import { feedbackRows, trainFeedback } from './train-feedback.ts';
+import { adapterFits, type Context, type Done, noiseInput, stepMethod, withFiles } from './train-parts.ts';
 import {
   type HeadTraining,
   mechanismsOf,
@@ -26,26 +28,11 @@ import {
   workOf,
 } from './work.ts';
 
-/** Rank of an adapter trained without noise, on all blocks. */
-const PUBLIC_RANK = 8;
-/** Stacked adapters beyond this cost more to serve than merged weights. */
-const MOST_RANK = 64;
 /** Pieces of one unit's documents, and their length in tokens: what a unit costs in time. */
 const SEQUENCE = { private: 96, public: 128 } as const;
 const PIECES = { private: 4, public: Number.MAX_SAFE_INTEGER } as const;
 /** A worker that is this much past its time limit hangs: trainings end by themselves after the step in which it passed. */
 const GRACE_MS = 10 * 60_000;
-
-interface Context {
-  readonly ports: RoundPorts;
-  readonly round: RoundRow;
-  readonly parent: VersionRow;
-  readonly worker: Compute;
-  readonly folder: string;
-  /** For the state of this training between attempts. */
-  readonly checkpoint: string;
-  readonly call: CallOptions;
-}
 
 /**
  * Trains each part in a fresh worker and puts its files into the store; settles what was really released. Nothing of an attempt
@@ -78,10 +65,7 @@ export function trainStep(ports: RoundPorts): Step {
           checkpoint: join(checkpoints, `${i}.safetensors`),
           call: watched(ports, round, training, signal),
         };
-        const done =
-          training.kind === 'head'
-            ? await trainHead(context, manifest, training)
-            : await trainText(context, manifest, training);
+        const done = await trainOne(context, manifest, training, workOf(round).constraints ?? []);
         manifest = done.manifest;
         trained.push(done.trained);
         notes.push(...(done.notes ?? []));
@@ -112,6 +96,22 @@ export function trainStep(ports: RoundPorts): Step {
   };
 }
 
+function trainOne(
+  context: Context,
+  manifest: VersionManifest,
+  training: Training,
+  constraints: readonly ConstraintSpec[],
+): Promise<Done> {
+  switch (training.kind) {
+    case 'head':
+      return trainHead(context, manifest, training);
+    case 'feedback':
+      return trainFeedback(context, manifest, training, constraints);
+    default:
+      return trainText(context, manifest, training);
+  }
+}
+
 const nothingLearned = (reason: string) => ({
   admitted: false,
   lines: [{ expression: 'something stands out of the noise', result: 'fail', reason, values: {} }],
@@ -125,22 +125,25 @@ export const withoutSeed = (training: Training): Training => {
   return {
     ...training,
     ...(training.noise && { noise: bare(training.noise) }),
-    ...(training.kind !== 'head' && training.histogram && { histogram: bare(training.histogram) }),
+    ...('histogram' in training && training.histogram && { histogram: bare(training.histogram) }),
   } as Training;
 };
 
 /** Everything erased since the view was frozen is gone from it; with nothing left there is nothing to train on. */
 async function refuseErased(ports: RoundPorts, round: RoundRow, trainings: readonly Training[]): Promise<void> {
   for (const training of trainings) {
-    const rows =
-      training.kind === 'head'
-        ? await viewLabels(ports.db, round.id, training.task)
-        : (await viewDocuments(ports.db, round.id)).filter(row => noisesOf(training).length > 0 || row.public);
+    const rows = await rowsOf(ports, round, training);
     if (rows.length === 0)
       throw new LearndError('conflict', 'every row of the training view has been erased since it was frozen', {
         retriable: false,
       });
   }
+}
+
+async function rowsOf({ db }: RoundPorts, { id }: RoundRow, training: Training): Promise<readonly unknown[]> {
+  if (training.kind === 'head') return await viewLabels(db, id, training.task);
+  if (training.kind === 'feedback') return await feedbackRows(db, id, training);
+  return (await viewDocuments(db, id)).filter(row => noisesOf(training).length > 0 || row.public);
 }
 
 /** Progress into the round's row, at most every two seconds, and to subscribers at most every fifteen. */
@@ -169,19 +172,6 @@ function watched(ports: RoundPorts, round: RoundRow, training: Training, signal:
     },
   };
 }
-
-interface Done {
-  readonly manifest: VersionManifest;
-  readonly trained: Trained;
-  readonly notes?: readonly string[];
-  /** Why there is nothing to publish of it. */
-  readonly nothing?: string | undefined;
-}
-
-const noiseInput = (noise: Noise): NoiseInput => {
-  if (noise.seed === undefined) throw new LearndError('internal', 'a private training has lost its seed');
-  return { ...noise, seed: noise.seed };
-};
 
 async function trainHead(context: Context, manifest: VersionManifest, training: HeadTraining): Promise<Done> {
   const { ports, round, worker, folder, call } = context;
@@ -254,9 +244,7 @@ async function trainText(context: Context, before: VersionManifest, training: Te
   const documents = isPrivate ? view : view.filter(row => row.public);
   const way = isPrivate ? 'private' : 'public';
   const { kind } = training;
-  let manifest = before;
-  const tooMany = kind === 'lora' && (manifest.adapter?.rank ?? 0) + rankOf(isPrivate) > MOST_RANK;
-  if (manifest.adapter && (kind === 'full' || tooMany)) manifest = await merged(context, manifest);
+  const manifest = await adapterFits(context, before, kind, isPrivate);
   const input: DocumentsInput = {
     files: await languageFiles(ports.artifacts, manifest),
     documents: documents.map(({ unit, text }) => ({ unit, text })),
@@ -274,50 +262,10 @@ async function trainText(context: Context, before: VersionManifest, training: Te
     checkpoint: { path: checkpoint },
   };
   const result = await worker.call('train-documents', input, call);
-  const { bias, adapter, model, nothing, notes, steps, seconds } = result;
+  const { bias, nothing, notes, steps, seconds } = result;
   const trained: Trained = { kind, steps, seconds, ...(bias && { biased: bias.tokens }) };
   if (nothing !== undefined) return { manifest: before, trained, notes, nothing };
-  const next: VersionManifest = {
-    ...manifest,
-    ...(model && {
-      model: {
-        ...(await keep(ports.artifacts, model.file, 'gguf')),
-        ...{ quantization: model.quantization, parameters: model.parameters },
-      },
-    }),
-    ...(adapter && {
-      adapter: { ...(await keep(ports.artifacts, adapter.file, 'gguf')), scale: 1, rank: adapter.rank },
-    }),
-    ...(bias && { logit_bias: await keep(ports.artifacts, bias.file, 'json') }),
-  };
+  const next = await withFiles(context, manifest, result);
   await checkText(ports, worker, next, result.check, call);
   return { manifest: next, trained, notes };
-}
-
-const rankOf = (isPrivate: boolean): number => (isPrivate ? PRIVATE_RANK : PUBLIC_RANK);
-
-function stepMethod(kind: Exclude<TextTraining['kind'], 'bias'>, isPrivate: boolean): StepMethod {
-  switch (kind) {
-    case 'norms':
-      return { kind, layers: PRIVATE_LAYERS };
-    case 'lora':
-      return { kind, rank: rankOf(isPrivate), ...(isPrivate && { layers: PRIVATE_LAYERS }) };
-    case 'full':
-      return { kind };
-  }
-}
-
-/** The manifest with its adapter worked into the weights. */
-export async function merged(
-  { ports, worker, folder, call }: Pick<Context, 'ports' | 'worker' | 'folder' | 'call'>,
-  manifest: VersionManifest,
-): Promise<VersionManifest> {
-  const result = await worker.call(
-    'merge',
-    { files: await languageFiles(ports.artifacts, manifest), out: join(folder, 'merged.gguf') },
-    call,
-  );
-  const { adapter: _, ...rest } = manifest;
-  const blob = await keep(ports.artifacts, result.file, 'gguf');
-  return { ...rest, model: { ...blob, quantization: result.quantization, parameters: result.parameters } };
 }

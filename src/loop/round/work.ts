@@ -4,6 +4,7 @@ import type { Seed } from '../../events/holdout.ts';
 import type { Card, VersionManifest } from '../../learn/model/version.ts';
 import type { Mechanism } from '../../learn/privacy/mechanism.ts';
 import type { Clip } from '../../learn/privacy/plan.ts';
+import type { ConstraintReport, ConstraintSpec } from '../../learn/training/constraints/spec.ts';
 import type { RoundRow } from '../../store/rounds.ts';
 
 /** The privacy plan of one training, from public constants alone. */
@@ -45,7 +46,22 @@ export interface TextTraining extends TrainingBase {
   readonly histogram?: Noise;
 }
 
-export type Training = HeadTraining | TextTraining;
+/** On what people said about answers, or on labels by the language model itself. */
+export interface FeedbackTraining extends TrainingBase {
+  readonly kind: 'feedback';
+  readonly method: 'norms' | 'lora' | 'full';
+  readonly objective: 'instruct' | 'preference' | 'classify';
+  /** For `classify`. */
+  readonly task?: string;
+  readonly labels?: readonly string[];
+  readonly noise: Noise;
+  /** Share of public replay in a step, weight of the KL to the base, decay of an average of the iterates. */
+  readonly replay: number;
+  readonly kl: number;
+  readonly ema?: number;
+}
+
+export type Training = HeadTraining | TextTraining | FeedbackTraining;
 
 export interface Compression {
   readonly prune?: { readonly ffn?: number; readonly dropLayers?: number };
@@ -56,6 +72,8 @@ export interface Compression {
 export interface Trained {
   readonly kind: Training['kind'];
   readonly task?: string;
+  /** Of feedback. */
+  readonly objective?: FeedbackTraining['objective'];
   readonly steps: number;
   readonly seconds: number;
   /** Tokens with a bias, of all rounds together. */
@@ -71,6 +89,10 @@ export interface Figures {
 
 export interface RoundWork {
   readonly trainings?: readonly Training[];
+  /** Declared by the actions, in their order. */
+  readonly constraints?: readonly ConstraintSpec[];
+  /** What the constraints were and are: of champion and candidate. */
+  readonly constrained?: readonly ConstraintReport[];
   readonly compression?: Compression;
   /** Rows in the frozen view, by kind. */
   readonly view?: { readonly feedback: number; readonly documents: number };
@@ -95,11 +117,14 @@ export const mechanismOf = (noise: Noise, steps = noise.steps): Mechanism => ({
 
 /** Of its parts, in the order in which they are released. None: it adds no noise. */
 export const noisesOf = (training: Training): Noise[] =>
-  [training.kind === 'head' ? undefined : training.histogram, training.noise].filter(noise => noise !== undefined);
+  [histogramOf(training), training.noise].filter(noise => noise !== undefined);
+
+export const histogramOf = (training: Training): Noise | undefined =>
+  'histogram' in training ? training.histogram : undefined;
 
 /** All that a training may release, or what it did release when its steps ended early. */
 export const mechanismsOf = (training: Training, steps?: number): Mechanism[] => {
-  const histogram = training.kind === 'head' ? undefined : training.histogram;
+  const histogram = histogramOf(training);
   const { noise } = training;
   return [
     ...(histogram ? [mechanismOf(histogram)] : []),

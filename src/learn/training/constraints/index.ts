@@ -2,6 +2,7 @@
 
 export type { ItemFacts } from './counts.ts';
 export { measuredValue } from './counts.ts';
+export { declaredConstraint } from './declared.ts';
 export { probeExample, probeProbabilities } from './forbidden.ts';
 export type * from './spec.ts';
 export { boundOf, constraintName, groupNames, isCounted, isMet, isPublic, reportOf } from './spec.ts';

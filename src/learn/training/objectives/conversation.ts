@@ -43,8 +43,9 @@ function encodeApart(chat: Chat, messages: readonly ChatMessage[]): number[] {
 const spellsSpecial = (tokenizer: Tokenizer, content: string): boolean =>
   tokenizer.encode(content, { allowSpecial: true }).join() !== tokenizer.encode(content).join();
 
-/** The answer with what ends a turn under the model's template, so that it is learned where to stop. */
-export function answerTokens(chat: Chat, answer: string): number[] {
+/** The answer with what ends a turn under the model's template, so that it is learned where to stop; not `whole`: without. */
+export function answerTokens(chat: Chat, answer: string, whole = true): number[] {
+  if (!whole) return chat.tokenizer.encode(answer);
   const rendered = renderChat(chat, [
     { role: 'user', content: mark(0) },
     { role: 'assistant', content: mark(1) },

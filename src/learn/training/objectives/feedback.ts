@@ -13,8 +13,9 @@ type Prompt = { readonly messages: readonly ChatMessage[] };
 export type FeedbackRow = { readonly unit: string } & (
   | ({ readonly kind: 'correction'; readonly ideal: string } & Prompt)
   | ({ readonly kind: 'preference'; readonly chosen: string; readonly rejected: string } & Prompt)
-  | ({ readonly kind: 'rating'; readonly answer: string; readonly liked: boolean } & Prompt)
-  | { readonly kind: 'label'; readonly text: string; readonly label: string }
+  /** `whole` (default): the answer ended by itself; else its end is no example of where to stop. */
+  | ({ readonly kind: 'rating'; readonly answer: string; readonly whole?: boolean; readonly liked: boolean } & Prompt)
+  | { readonly kind: 'label'; readonly text: string; readonly label: string; readonly region?: string }
 );
 
 export type FeedbackObjective =
@@ -30,6 +31,8 @@ export interface FeedbackUnits {
   readonly objective?: Objective;
   /** For `classify`: the label of each item. */
   readonly labelOf: ReadonlyMap<Item, string>;
+  /** And its region, where the row says. */
+  readonly regionOf: ReadonlyMap<Item, string>;
 }
 
 /**
@@ -48,29 +51,34 @@ export function feedbackUnits(
     if (before) before.push(row);
     else byUnit.set(row.unit, [row]);
   }
-  const answers = (messages: readonly ChatMessage[], texts: readonly string[]) =>
+  const answers = (messages: readonly ChatMessage[], texts: readonly string[], whole = true) =>
     answerExamples(
       promptTokens(checkpoint, messages),
-      texts.map(text => (text.trim() === '' ? [] : answerTokens(checkpoint, text))),
+      texts.map(text => (text.trim() === '' ? [] : answerTokens(checkpoint, text, whole))),
       sequence,
     );
   const labelOf = new Map<Item, string>();
+  const regionOf = new Map<Item, string>();
   if (objective.kind === 'instruct') {
     const units = [...byUnit.values()].map(of =>
       of.flatMap(row => (row.kind === 'correction' ? (answers(row.messages, [row.ideal]) ?? []) : [])),
     );
-    return { units, labelOf };
+    return { units, labelOf, regionOf };
   }
   const items =
     objective.kind === 'classify'
-      ? labelItems(new LabelItems(objective.labels, checkpoint.tokenizer, checkpoint.config.contextLength), labelOf)
+      ? labelItems(
+          new LabelItems(objective.labels, checkpoint.tokenizer, checkpoint.config.contextLength),
+          labelOf,
+          regionOf,
+        )
       : (row: FeedbackRow): Item[] => {
           if (row.kind === 'preference') {
             const pair = answers(row.messages, [row.chosen, row.rejected]);
             return pair === undefined ? [] : [preferenceItem(pair[0]!, pair[1]!, objective.pairs)];
           }
           if (row.kind !== 'rating') return [];
-          const answer = answers(row.messages, [row.answer]);
+          const answer = answers(row.messages, [row.answer], row.whole);
           return answer === undefined ? [] : [ratingItem(answer[0]!, row.liked, objective.ratingBeta)];
         };
   return {
@@ -79,14 +87,16 @@ export function feedbackUnits(
       [...byUnit.values()].map(of => of.flatMap(items)),
     ),
     labelOf,
+    regionOf,
   };
 }
 
 const labelItems =
-  (from: LabelItems, labelOf: Map<Item, string>) =>
+  (from: LabelItems, labelOf: Map<Item, string>, regionOf: Map<Item, string>) =>
   (row: FeedbackRow): Item[] => {
     if (row.kind !== 'label' || !from.labels.includes(row.label)) return [];
     const item = from.item(row.text, row.label);
     labelOf.set(item, row.label);
+    if (row.region !== undefined) regionOf.set(item, row.region);
     return [item];
   };

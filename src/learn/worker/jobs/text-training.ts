@@ -37,7 +37,7 @@ export function unitsOf(
   return [...byUnit.values()].map(documents => unitExamples(documents, sequence, perUnit));
 }
 
-export const planOf = (noise: NoiseInput, units: number): DpPlan =>
+export const planOf = (noise: NoiseInput & { countShare?: number | undefined }, units: number): DpPlan =>
   makePlan({
     units,
     expectedUnits: noise.expectedUnits,
@@ -46,6 +46,7 @@ export const planOf = (noise: NoiseInput, units: number): DpPlan =>
     delta: noise.delta,
     noiseMultiplier: noise.noiseMultiplier,
     clip: noise.clip,
+    ...(noise.countShare !== undefined && { countShare: noise.countShare }),
     unit: 'user',
     seed: Buffer.from(noise.seed, 'hex'),
   });

@@ -1,0 +1,104 @@
+import type { Example } from '../../model/engine/units.ts';
+import { type ConstraintSpec, type ItemFacts, probeExample, Terms } from '../../training/constraints/index.ts';
+import { denseBias } from '../../training/index.ts';
+import { type FeedbackUnits, feedbackUnits, type Item } from '../../training/objectives/index.ts';
+import { trainToEnd } from '../../training/trainer.ts';
+import type { JobContext } from '../serve.ts';
+import type { FeedbackInput, FeedbackTrained } from '../types.ts';
+import { forget, type Loaded } from './loaded.ts';
+import { baseAnchors, publicSequences } from './public-anchors.ts';
+import { planOf } from './text-training.ts';
+import { loadForTraining, norms, writeFiles } from './train-documents.ts';
+
+/**
+ * Trains on what people said and writes what changed, as for documents. Progress tells steps and speed only: losses are not covered
+ * by the noise.
+ */
+export async function trainFeedback(input: FeedbackInput, context: JobContext): Promise<FeedbackTrained> {
+  forget();
+  const started = performance.now();
+  const constraints = input.constraints ?? [];
+  const anchored = input.kl > 0 || constraints.some(({ kind }) => kind === 'kl_to_base');
+  const anchors = anchored ? await baseAnchors(input.base, input.threads) : [];
+  const wanted = { ...input, steps: { method: input.method, noise: input.noise } };
+  const loaded = await loadForTraining(wanted);
+  const { model, checkpoint } = loaded;
+  const method = fitting(input.method, checkpoint.config.layers);
+  const before = method.kind === 'norms' ? norms(model) : undefined;
+  const feedback = feedbackUnits(input.rows, input.objective, { checkpoint, sequence: input.sequence });
+  const { units, objective } = feedback;
+  const terms = new Terms({
+    constraints,
+    anchors,
+    ...(input.replay > 0 && {
+      replay: { share: input.replay, sequences: publicSequences(checkpoint.tokenizer, input.publicTexts) },
+    }),
+    ...(input.kl > 0 && { kl: { weight: input.kl } }),
+    probes: probesOf(constraints, loaded),
+    facts: factsOf(feedback),
+  });
+  const bias = input.files.logitBias?.map(([token, value]): [number, number] => [token, value]);
+  try {
+    const steps = await trainToEnd(
+      {
+        ...{ model, method, units, beside: terms, maxSeconds: input.maxSeconds, signal: context.signal },
+        ...(objective && { objective }),
+        ...(loaded.adapter && method.kind !== 'lora' && { adapter: loaded.adapter }),
+        ...(bias && { tokenBias: denseBias(bias, checkpoint.config.vocabSize) }),
+        plan: planOf({ ...input.noise, ...(terms.counts && { countShare: input.countShare }) }, units.length),
+        seed: Buffer.from(input.noise.seed, 'hex'),
+        ...(input.ema !== undefined && { ema: input.ema }),
+        ...(input.checkpoint && { checkpoint: input.checkpoint, resume: 'same' as const }),
+      },
+      ({ step, steps: total, tokensPerSecond }) =>
+        context.progress({
+          ...{ stage: 'steps', done: step, total },
+          facts: { tokensPerSecond: Math.round(tokensPerSecond) },
+        }),
+    );
+    const files = await writeFiles(wanted, loaded, { bias, release: undefined, steps }, context, before);
+    return {
+      ...files,
+      steps: steps.steps,
+      notes: files.model?.notes ?? [],
+      outOfTime: steps.outOfTime,
+      seconds: (performance.now() - started) / 1000,
+      tokensPerSecond: steps.tokensPerSecond,
+    };
+  } finally {
+    terms.dispose();
+    loaded.adapter?.dispose();
+    model.dispose();
+  }
+}
+
+/** A small model may have fewer blocks than are asked for. */
+const fitting = (method: FeedbackInput['method'], layers: number): FeedbackInput['method'] =>
+  'layers' in method && method.layers !== undefined ? { ...method, layers: Math.min(method.layers, layers) } : method;
+
+const probesOf = (
+  constraints: readonly ConstraintSpec[],
+  { checkpoint }: Loaded,
+): ReadonlyMap<ConstraintSpec, readonly Example[]> =>
+  new Map(
+    constraints.flatMap(constraint =>
+      constraint.kind === 'forbidden'
+        ? [
+            [
+              constraint,
+              constraint.probes.map(probe => probeExample(checkpoint, probe, checkpoint.config.contextLength)),
+            ] as const,
+          ]
+        : [],
+    ),
+  );
+
+/** Label and region of each label choice. */
+function factsOf({ labelOf, regionOf }: FeedbackUnits): ReadonlyMap<Item, ItemFacts> {
+  return new Map(
+    [...labelOf].map(([item, label]) => {
+      const region = regionOf.get(item);
+      return [item, { label, ...(region !== undefined && { region }) }];
+    }),
+  );
+}
