@@ -1,7 +1,8 @@
-import { copyFileSync, existsSync, mkdirSync } from 'node:fs';
+import { createReadStream, existsSync, mkdirSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { invalid } from '../base/errors.ts';
 import { mergeLora, sha256OfFile, writePeft, writeSafetensors } from '../learn/model/export.ts';
+import { writeAtomically } from '../learn/model/formats/atomic-file.ts';
 import { readLoraGguf } from '../learn/model/lora.ts';
 import { openModel } from '../learn/model/open.ts';
 import type { VersionManifest } from '../learn/model/version.ts';
@@ -51,8 +52,8 @@ export async function run(options: {
   const source = await sourceOf(options.model, options.data);
   mkdirSync(options.out, { recursive: true });
   const paths: string[] = [];
-  const copy = (from: string, to: string): void => {
-    copyFileSync(from, join(options.out, to));
+  const copy = async (from: string, to: string): Promise<void> => {
+    await writeAtomically(join(options.out, to), createReadStream(from, { highWaterMark: 1 << 20 }));
     paths.push(join(options.out, to));
   };
   const checkpoint = await openModel(source.model);
@@ -61,8 +62,8 @@ export async function run(options: {
     case 'gguf':
       if (!source.model.endsWith('.gguf'))
         throw invalid('model', `${source.model} is a folder: export it with --format safetensors`);
-      copy(source.model, 'model.gguf');
-      if (source.adapter !== undefined) copy(source.adapter, 'adapter.gguf');
+      await copy(source.model, 'model.gguf');
+      if (source.adapter !== undefined) await copy(source.adapter, 'adapter.gguf');
       break;
     case 'safetensors': {
       const weights = adapter === undefined ? checkpoint.weights : mergeLora(checkpoint.weights, adapter);
@@ -75,10 +76,10 @@ export async function run(options: {
       paths.push(...(await writePeft(adapter, checkpoint, options.out)).map(file => file.path));
       break;
   }
-  for (const head of source.heads) copy(head, `head-${basename(head)}`);
+  for (const head of source.heads) await copy(head, `head-${basename(head)}`);
   const notes: string[] = [];
   if (source.logitBias !== undefined) {
-    copy(source.logitBias, 'logit_bias.json');
+    await copy(source.logitBias, 'logit_bias.json');
     notes.push(BIAS_NOTE);
   }
   const files = [];

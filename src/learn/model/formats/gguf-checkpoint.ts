@@ -3,6 +3,7 @@ import { tokenizerFromGguf } from '../tokenizer/gguf.ts';
 import type { Checkpoint, HostTensor, ModelConfig, Tokenizer } from '../types.ts';
 import { elementsOf, type GgmlType } from './ggml.ts';
 import { GgufFile } from './gguf-read.ts';
+import { fitting } from './hf-folder.ts';
 import {
   checkShapes,
   expectedShapes,
@@ -218,7 +219,7 @@ export function openGguf(path: string): GgufCheckpoint {
     config,
     weights: new GgufWeights(gguf, config, architecture),
     get tokenizer() {
-      tokenizer ??= tokenizerFromGguf(gguf);
+      tokenizer ??= fitting(tokenizerFromGguf(gguf), path, config);
       return tokenizer;
     },
     chatTemplate: typeof template === 'string' ? template : undefined,

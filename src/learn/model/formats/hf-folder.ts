@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { LearndError } from '../../../base/errors.ts';
@@ -18,8 +19,10 @@ export function readJsonObject(path: string): Record<string, unknown> | undefine
   const stat = statSync(path, { throwIfNoEntry: false });
   if (stat === undefined) return undefined;
   if (stat.size > MAX_JSON) throw damaged(path, `${stat.size} bytes is more than learnd reads`);
+  const bytes = readFileSync(path);
+  if (!isUtf8(bytes)) throw damaged(path, 'not UTF-8 text');
   try {
-    const value: unknown = JSON.parse(readFileSync(path, 'utf8'));
+    const value: unknown = JSON.parse(bytes.toString('utf8'));
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
   } catch (cause) {
     throw damaged(path, `not JSON: ${(cause as Error).message}`);
@@ -130,9 +133,12 @@ class SafetensorsWeights implements WeightSource {
 function weightFiles(folder: string): Map<string, SafetensorsFile> {
   const index = readJsonObject(join(folder, 'model.safetensors.index.json'));
   const map = index?.weight_map;
+  if (index !== undefined && (typeof map !== 'object' || map === null)) {
+    throw damaged(join(folder, 'model.safetensors.index.json'), 'is not an object', 'weight_map');
+  }
   const names =
-    map !== undefined
-      ? [...new Set(Object.values(map as Record<string, unknown>).map(String))]
+    map != null
+      ? [...new Set(Object.values(map).map(String))]
       : readdirSync(folder).filter(name => name.endsWith('.safetensors'));
   const byTensor = new Map<string, SafetensorsFile>();
   for (const name of names.sort()) {
@@ -159,6 +165,17 @@ function checkZeroBiases(path: string, config: ModelConfig, files: ReadonlyMap<s
   }
 }
 
+/** @throws LearndError('corrupt') when the tokenizer has ids that the model has no embedding for. */
+export function fitting<T extends Tokenizer>(tokenizer: T, path: string, config: ModelConfig): T {
+  if (tokenizer.vocabSize <= config.vocabSize) return tokenizer;
+  const what = `the tokenizer has ${tokenizer.vocabSize} tokens, the model embeddings for ${config.vocabSize}`;
+  throw new LearndError('corrupt', `${path}: ${what}`, {
+    field: 'tokenizer',
+    hint: "Use the tokenizer that belongs to this model's weights.",
+    retriable: false,
+  });
+}
+
 /** Opens a folder with config.json, *.safetensors (one, or several with an index) and tokenizer.json. */
 export function openFolder(folder: string): FolderCheckpoint {
   const configPath = join(folder, 'config.json');
@@ -181,7 +198,11 @@ export function openFolder(folder: string): FolderCheckpoint {
     config,
     weights: new SafetensorsWeights(files, [...expectedShapes(config).keys()]),
     get tokenizer() {
-      tokenizer ??= readTokenizerJson(join(folder, 'tokenizer.json'), tokenizerConfig, json);
+      tokenizer ??= fitting(
+        readTokenizerJson(join(folder, 'tokenizer.json'), tokenizerConfig, json),
+        join(folder, 'tokenizer.json'),
+        config,
+      );
       return tokenizer;
     },
     chatTemplate: chatTemplateOf(folder, tokenizerConfig),

@@ -1,3 +1,4 @@
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { invalid } from '../../../base/errors.ts';
 import { BpeTokenizer } from '../tokenizer/bpe.ts';
@@ -74,12 +75,13 @@ export async function writeSafetensors(
   }
   const json = (name: string, value: unknown): Promise<WrittenFile> =>
     writeAtomically(join(dir, name), textChunk(`${JSON.stringify(value, undefined, 2)}\n`));
-  return [
-    await json('config.json', configJson(parts.config, tokenizer, type)),
-    await json('tokenizer_config.json', tokenizerConfig(parts, tokenizer)),
-    await json('tokenizer.json', tokenizerJson(tokenizer.spec)),
-    await writeSafetensorsFile(join(dir, 'model.safetensors'), withMlpBiases(parts), type),
-  ];
+  // Without config.json a folder is no model: it goes first and comes last, so that one cut short is never opened.
+  const config = configJson(parts.config, tokenizer, type);
+  await rm(join(dir, 'config.json'), { force: true });
+  const weights = await writeSafetensorsFile(join(dir, 'model.safetensors'), withMlpBiases(parts), type);
+  const tokenizerFile = await json('tokenizer.json', tokenizerJson(tokenizer.spec));
+  const tokenizerSettings = await json('tokenizer_config.json', tokenizerConfig(parts, tokenizer));
+  return [await json('config.json', config), tokenizerSettings, tokenizerFile, weights];
 }
 
 /** transformers wants a bias in all three feed-forward layers where down_proj has one: zeros for the other two. */

@@ -48,7 +48,7 @@ function specFromJson(
   }
   const pre = preFromJson(json.pre_tokenizer, path);
   checkNormalizer(path, json.normalizer, PRE[pre].nfc);
-  const added = (Array.isArray(json.added_tokens) ? json.added_tokens : []) as AddedToken[];
+  const added = addedTokens(path, json.added_tokens ?? []);
   const { tokens, types } = vocabularyOf(path, model.vocab, added);
   const idOf = (key: string): number | undefined => {
     const named = tokenizerConfig[key];
@@ -73,6 +73,16 @@ function specFromJson(
   };
 }
 
+function addedTokens(path: string, list: unknown): AddedToken[] {
+  if (!Array.isArray(list)) throw damaged(path, 'added_tokens is not a list');
+  for (const [i, token] of list.entries()) {
+    const { id, content } = (token ?? {}) as Partial<AddedToken>;
+    if (!Number.isInteger(id) || id! < 0 || typeof content !== 'string')
+      throw damaged(path, `added_tokens[${i}] has no id and content`);
+  }
+  return list as AddedToken[];
+}
+
 function vocabularyOf(
   path: string,
   vocab: unknown,
@@ -80,7 +90,7 @@ function vocabularyOf(
 ): { tokens: string[]; types: number[] } {
   if (typeof vocab !== 'object' || vocab === null) throw damaged(path, 'model.vocab is missing');
   const entries = Object.entries(vocab as Record<string, unknown>);
-  const size = Math.max(entries.length, ...added.map(t => t.id + 1));
+  const size = added.reduce((most, token) => Math.max(most, token.id + 1), entries.length);
   const limit = entries.length + added.length + 4096; // room for a few unused ids, not for a lie
   const tokens = new Array<string | undefined>(Math.min(size, limit)).fill(undefined);
   const types = new Array<number>(tokens.length).fill(TOKEN.unused);
@@ -121,9 +131,10 @@ function checkNormalizer(path: string, normalizer: unknown, nfc: boolean): void 
 }
 
 /** A TemplateProcessing whose single form begins with a special token. */
-function prependsBos(post: unknown): boolean {
+function prependsBos(post: unknown, depth = 0): boolean {
+  if (depth > 8) return false;
   const node = (post ?? {}) as { type?: string; processors?: unknown[]; single?: Array<Record<string, unknown>> };
-  if (node.type === 'Sequence') return (node.processors ?? []).some(prependsBos);
+  if (node.type === 'Sequence') return [node.processors ?? []].flat().some(p => prependsBos(p, depth + 1));
   return node.type === 'TemplateProcessing' && node.single?.[0]?.SpecialToken !== undefined;
 }
 

@@ -112,14 +112,15 @@ interface PreJson {
 /** Recognizes the rules that tokenizer.json spells out. */
 export function preFromJson(json: unknown, where: string): PreName {
   const steps: string[] = [];
-  const walk = (node: PreJson): void => {
-    if (node.type === 'Sequence' && Array.isArray(node.pretokenizers)) {
-      for (const child of node.pretokenizers) walk(child);
+  const walk = (node: PreJson | null, depth = 0): void => {
+    if (typeof node !== 'object' || node === null) steps.push(JSON.stringify(node));
+    else if (node.type === 'Sequence' && Array.isArray(node.pretokenizers) && depth < 8) {
+      for (const child of node.pretokenizers) walk(child, depth + 1);
     } else if (node.type === 'Digits') steps.push(node.individual_digits ? 'digit' : 'digits');
     else if (node.type === 'ByteLevel' && node.add_prefix_space !== true) {
       steps.push(node.use_regex === false ? 'bytes' : 'gpt2');
     } else if (node.type === 'Split' && wholeSplit(node)) steps.push(node.pattern?.Regex ?? '?');
-    else steps.push(JSON.stringify(node));
+    else steps.push(JSON.stringify(node).slice(0, 200));
   };
   walk((json ?? {}) as PreJson);
   const key = steps.join(' + ');
