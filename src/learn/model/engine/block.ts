@@ -27,6 +27,8 @@ export type Saved = Record<
 export interface BlockShape {
   readonly batch: number;
   readonly length: number;
+  /** `TokenBatch.mask`; absent: causal. */
+  readonly mask?: Float32Array;
 }
 
 /**
@@ -39,7 +41,7 @@ export function blockForward(
   adapter: EngineAdapter | undefined,
   layer: number,
   x: Tensor,
-  { batch, length }: BlockShape,
+  { batch, length, mask }: BlockShape,
 ): { y: Tensor; inner: Tensor; saved: Saved } {
   const tf = tensorflow();
   const { heads, kvHeads, headDim, rmsEps } = model.config;
@@ -61,8 +63,12 @@ export function blockForward(
     headDim,
   ]);
   const v = tf.reshape(project('self_attn.v_proj', kvHeads), [batch * kvHeads, length, headDim]);
-  const scores = tf.reshape(batchMatMul(q, k, false, true), [batch * heads, length, length]);
-  const softmax = tf.softmax(tf.add(scores, model.causalMask(length)));
+  const products = batchMatMul(q, k, false, true);
+  const scores =
+    mask === undefined
+      ? tf.add(tf.reshape(products, [batch * heads, length, length]), model.causalMask(length))
+      : tf.add(tf.reshape(products, [batch, heads, length, length]), tf.tensor4d(mask, [batch, 1, length, length]));
+  const softmax = tf.softmax(scores);
   const probabilities = tf.reshape(softmax, [batch * kvHeads, group * length, length]);
   const context = joinHeads(batchMatMul(probabilities, v), batch, length, heads, headDim);
   const middle = tf.add(x, linear(model, adapter, layer, 'self_attn.o_proj', context));

@@ -2,7 +2,7 @@ import { invalid } from '../../../base/errors.ts';
 import type { Tensor } from '../../tensor/backend.ts';
 import { tensorflow } from '../../tensor/backend.ts';
 import type { TokenBatch } from './batch.ts';
-import { blockForward } from './block.ts';
+import { type BlockShape, blockForward } from './block.ts';
 import type { EngineAdapter, EngineModel } from './model.ts';
 
 /** Token embeddings [batch * length, hidden]. The caller disposes it. */
@@ -19,7 +19,7 @@ export function embed(model: EngineModel, batch: TokenBatch): Tensor {
 export function runBlocks(
   model: EngineModel,
   x: Tensor,
-  shape: { batch: number; length: number },
+  shape: BlockShape,
   options: {
     from?: number;
     to?: number;

@@ -1,8 +1,16 @@
 import type { Tensor } from '../../tensor/backend.ts';
 import { tensorflow } from '../../tensor/backend.ts';
 import { lossBackward, lowerBlocks } from './backward.ts';
-import { groupByLength, padBatch, scoredRows, type TokenBatch } from './batch.ts';
+import {
+  type Attention,
+  attentionBatch,
+  groupByLength,
+  type ScoredRows,
+  scoredRows,
+  type TokenBatch,
+} from './batch.ts';
 import { BookkeepingSink } from './bookkeeping.ts';
+import type { HeadPass } from './head.ts';
 import { type EngineAdapter, type EngineModel, parameterOf } from './model.ts';
 import type { GradientSink } from './ops.ts';
 import { accumulate, disposeGradients, type Gradients, SumSink } from './sinks.ts';
@@ -10,9 +18,11 @@ import { accumulate, disposeGradients, type Gradients, SumSink } from './sinks.t
 export { parameterOf } from './model.ts';
 
 /** One training sequence. `mask[t]` says whether token t is scored (never the first); absent: all but the first are. */
-export interface Example {
+export interface Example extends Attention {
   readonly tokens: readonly number[];
   readonly mask?: readonly boolean[];
+  /** What the output at each position must predict, below 0: nothing. In place of the next token and of `mask`. */
+  readonly targets?: readonly number[];
 }
 
 /** What is trained and how its gradients are reached. */
@@ -74,10 +84,7 @@ export class HiddenCache {
     { from, adapter }: { from: number; adapter?: EngineAdapter },
   ): void {
     const width = model.config.hidden;
-    const batch = padBatch(
-      examples.map(e => e.tokens),
-      model.config,
-    );
+    const batch = attentionBatch(examples, model.config);
     const hidden = lowerBlocks(model, batch, from, adapter);
     const data = hidden.dataSync() as Float32Array;
     hidden.dispose();
@@ -94,6 +101,8 @@ export interface PassOptions {
   readonly cache?: HiddenCache;
   /** [vocabSize], part of the model that is trained: a vocabulary bias released before. Not disposed. */
   readonly tokenBias?: Tensor;
+  /** Another loss than cross-entropy for these examples, whose scored rows come in their order (distillation). */
+  readonly head?: (examples: readonly Example[], batch: TokenBatch) => HeadPass;
   /**
    * Weight of each scored token of an example in its unit's loss (may be negative: an answer to move away from). Default, and
    * where it gives undefined: 1 / (its scored tokens * examples of the unit), so that a unit's loss is the mean over examples.
@@ -112,7 +121,8 @@ export interface PassResult {
 }
 
 /** Scored tokens of an example. */
-export function scoredTokens({ tokens, mask }: Example): number {
+export function scoredTokens({ tokens, mask, targets }: Example): number {
+  if (targets !== undefined) return targets.reduce((count, target) => count + (target >= 0 ? 1 : 0), 0);
   if (mask === undefined) return Math.max(0, tokens.length - 1);
   let count = 0;
   for (let t = 1; t < tokens.length; t++) if (mask[t] === true) count++;
@@ -147,14 +157,12 @@ async function summedGradient(
     options.maxTokens,
   )) {
     const members = group.map(i => examples[i]!);
-    const batch = padBatch(
-      members.map(m => m.tokens),
-      model.config,
-    );
+    const batch = attentionBatch(members, model.config);
     const scored = scoredRows(
       batch,
       (b, count) => options.tokenWeight?.(members[b]!) ?? weight(count),
       members.map(m => m.mask),
+      members.map(m => m.targets),
     );
     const losses = pass(model, batch, members, scored, sink, trainable, options);
     for (const loss of losses) nll += loss;
@@ -168,13 +176,16 @@ function pass(
   model: EngineModel,
   batch: TokenBatch,
   members: readonly Example[],
-  scored: ReturnType<typeof scoredRows>,
+  scored: ScoredRows,
   sink: GradientSink,
   { adapter, from, vocabulary }: Trainable,
-  { cache, tokenBias }: PassOptions,
+  { cache, tokenBias, head }: PassOptions,
 ): Float32Array {
   const input = from > 0 && cache !== undefined ? cache.input(model, batch, members, { from, adapter }) : undefined;
-  const losses = lossBackward(model, batch, scored, sink, { adapter, from, input, vocabulary, tokenBias });
+  const losses = lossBackward(model, batch, scored, sink, {
+    ...{ adapter, from, input, vocabulary, tokenBias },
+    ...(head && { head: head(members, batch) }),
+  });
   input?.dispose();
   return losses;
 }
@@ -327,14 +338,12 @@ function severalUnits(
 ): Part {
   const members = units.flat();
   const unitOfSequence = Int32Array.from(units.flatMap((unit, u) => unit.map(() => u)));
-  const batch = padBatch(
-    members.map(m => m.tokens),
-    model.config,
-  );
+  const batch = attentionBatch(members, model.config);
   const scored = scoredRows(
     batch,
     (b, count) => options.tokenWeight?.(members[b]!) ?? 1 / (count * units[unitOfSequence[b]!]!.length),
     members.map(m => m.mask),
+    members.map(m => m.targets),
   );
   const sink = new BookkeepingSink(model, trainable, batch, scored, unitOfSequence, units.length);
   try {
