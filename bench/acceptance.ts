@@ -286,7 +286,7 @@ async function documents(clean: Clean, kafka: TestKafka, databaseUrl: string): P
   const versions = (await daemon.get('/v1/admin/versions')) as {
     version: string;
     evaluation: Record<string, unknown>;
-    manifest: { model: { file: string } };
+    manifest: { model: { file: string }; logit_bias?: { file: string } };
   }[];
   const rounds = (await daemon.get('/v1/admin/rounds')) as {
     verdict: { champion: Record<string, number>; candidate: Record<string, number> };
@@ -312,6 +312,7 @@ async function documents(clean: Clean, kafka: TestKafka, databaseUrl: string): P
         '--file',
         lines,
         '--json',
+        ...(manifest.logit_bias ? ['--logit-bias', join(daemon.data, 'artifacts', manifest.logit_bias.file)] : []),
       ],
       { encoding: 'utf8', cwd: resolve(import.meta.dirname, '..') },
     );

@@ -39,9 +39,11 @@ function tokenizerCommands(program: Command): void {
 function evalCommands(program: Command): void {
   const evaluate = program.command('eval').description('measure a model or predictions');
   const perplexity = evaluate.command('perplexity').requiredOption('--model <model>', 'GGUF file or model folder');
+  perplexity.option('--logit-bias <file>', 'JSON [[token id, bias], …] of a version, added to the logits');
   action(perplexity.requiredOption('--file <file>', 'a sequence a line'), async (_, options) => {
     const { run, human } = await import('./eval-perplexity.ts');
-    return reply(await run({ model: options.model as string, file: options.file as string }), human);
+    const { model, file, logitBias } = options as { model: string; file: string; logitBias?: string };
+    return reply(await run({ model, file, logitBias }), human);
   });
   action(evaluate.command('f1').requiredOption('--file <file>', 'JSONL {"true","predicted"}'), async (_, options) => {
     const { run, human } = await import('./eval-f1.ts');

@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs';
+import { invalid } from '../base/errors.ts';
 import { type Perplexity, perplexity } from '../learn/metrics/perplexity.ts';
 import { openModel } from '../learn/model/open.ts';
 import { modelPath } from './model-path.ts';
@@ -22,10 +24,19 @@ export interface MeasuredPerplexity {
   readonly perLine: readonly number[];
 }
 
-/** Float32 on dequantized weights; the first token of each line is not scored; progress on standard error. */
-export async function measure(options: { model: string; file: string }): Promise<MeasuredPerplexity> {
+/**
+ * Float32 on dequantized weights; the first token of each line is not scored; progress on standard error. `logitBias`: a file as a
+ * version or an export has it, part of what is measured.
+ */
+export async function measure(options: {
+  model: string;
+  file: string;
+  logitBias?: string | undefined;
+}): Promise<MeasuredPerplexity> {
   const lines = textLines(options.file);
   const checkpoint = await openModel(await modelPath(options.model));
+  const tokenBias =
+    options.logitBias === undefined ? undefined : biasOf(options.logitBias, checkpoint.config.vocabSize);
   ensureNative();
   const { loadEngineModel } = await import('../learn/model/engine/model.ts');
   const { scoreTokens } = await import('../learn/model/engine/score.ts');
@@ -36,6 +47,7 @@ export async function measure(options: { model: string; file: string }): Promise
       model,
       lines.map(line => checkpoint.tokenizer.encode(line)),
       {
+        ...(tokenBias && { tokenBias }),
         onBatch: (done, total) => {
           if (Date.now() - said < 2000) return;
           said = Date.now();
@@ -56,8 +68,28 @@ export async function measure(options: { model: string; file: string }): Promise
   }
 }
 
-export const run = async (options: { model: string; file: string }): Promise<PerplexityReport> =>
-  (await measure(options)).report;
+function biasOf(file: string, vocabSize: number): Float32Array {
+  const bias = new Float32Array(vocabSize);
+  let pairs: unknown;
+  try {
+    pairs = JSON.parse(readFileSync(file, 'utf8'));
+  } catch (cause) {
+    throw invalid('logit-bias', `${file} cannot be read as JSON: ${(cause as Error).message}`);
+  }
+  if (!Array.isArray(pairs)) throw invalid('logit-bias', `${file} is not a list of [token id, bias] pairs`);
+  for (const [token, value] of pairs as [number, number][]) {
+    if (!Number.isInteger(token) || token < 0 || token >= vocabSize || !Number.isFinite(value))
+      throw invalid('logit-bias', `${file} has [${token}, ${value}]: not a token of this model with a finite bias`);
+    bias[token] = value;
+  }
+  return bias;
+}
+
+export const run = async (options: {
+  model: string;
+  file: string;
+  logitBias?: string | undefined;
+}): Promise<PerplexityReport> => (await measure(options)).report;
 
 export const human = (r: PerplexityReport): string =>
   `perplexity ${r.perplexity.toFixed(4)} over ${r.tokens} tokens (${r.bits_per_byte.toFixed(4)} bits per byte)`;
