@@ -11,4 +11,5 @@ export {
   oneRunPValue,
 } from './bounds.ts';
 export { exposure } from './exposure.ts';
+export { contributionFinding, type Finding, noiseFinding } from './finding.ts';
 export { auroc, type Canary, type Curve, type Point, rocCurve, tprAtFpr } from './scores.ts';
