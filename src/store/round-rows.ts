@@ -175,6 +175,16 @@ export async function holdoutLabels(db: Queryable, round: number, task: string):
   return rows;
 }
 
+/** Region of each held-out label of the view that says one. */
+export async function holdoutRegions(db: Queryable, round: number): Promise<Map<number, string>> {
+  const { rows } = await db.query<{ id: number; region: string }>(
+    `select f.id, f.region from round_rows r join feedback f on f.id = r.row_id
+     where r.round = $1 and r.kind = 'feedback' and f.split = 'holdout' and f.region is not null`,
+    [round],
+  );
+  return new Map(rows.map(({ id, region }) => [id, region]));
+}
+
 /** Texts of documents whose source is declared public, newest first: calibration without privacy cost. */
 export async function publicTexts(db: Queryable, limit: number): Promise<string[]> {
   const { rows } = await db.query<{ text: string }>(

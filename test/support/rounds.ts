@@ -31,9 +31,24 @@ export interface RoundDeployment {
   label(
     rows: ReadonlyArray<{ user: string; text: string; label: string; task?: string; split?: string }>,
   ): Promise<void>;
+  /** Corrections, preferences and ratings; a rating comes with the exchange it is about. */
+  said(rows: readonly Said[]): Promise<void>;
   document(
     rows: ReadonlyArray<{ user?: string; text: string; source?: string; public?: boolean; split?: string }>,
   ): Promise<void>;
+}
+
+export interface Said {
+  readonly user: string;
+  readonly kind: 'correction' | 'preference' | 'rating';
+  readonly prompt: string;
+  readonly ideal?: string;
+  readonly chosen?: string;
+  readonly rejected?: string;
+  readonly value?: -1 | 1;
+  readonly answer?: string;
+  /** User of the exchange, where it is another one. */
+  readonly asker?: string;
 }
 
 export const admitAll = (): GateVerdict => ({ admitted: true, lines: [] });
@@ -98,6 +113,26 @@ export async function roundDeployment(
            values ($1, 'label', $2, $3, $4, $5, $6, $7, now())`,
           [await event('feedback'), `u:${user}`, user, task, text, label, split],
         );
+    },
+    said: async rows => {
+      for (const { user, kind, prompt, answer, asker = user, ...rest } of rows) {
+        const id = await event('feedback');
+        const response = kind === 'rating' ? `resp_${id}` : null;
+        if (response !== null)
+          await db.query(
+            `insert into exchanges (response_id, version, api, user_id, input, output, status, usage)
+             values ($1, 'learnd@1', 'responses', $2, $3, $4, 'completed', '{}')`,
+            [response, asker, JSON.stringify([{ role: 'user', content: prompt }]), answer],
+          );
+        await db.query(
+          `insert into feedback (event, kind, unit, user_id, prompt, ideal, chosen, rejected, value, response_id, split)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'train')`,
+          [
+            ...[id, kind, `u:${user}`, user, kind === 'rating' ? null : prompt],
+            ...[rest.ideal, rest.chosen, rest.rejected, rest.value, response].map(value => value ?? null),
+          ],
+        );
+      }
     },
     document: async rows => {
       for (const row of rows) {

@@ -2,9 +2,12 @@ import { LearndError } from '../../base/errors.ts';
 import type { Seed } from '../../events/holdout.ts';
 import type { GateFigures, GateVerdict } from '../../events/signals.ts';
 import type { Card, Subject, VersionManifest } from '../../learn/model/version.ts';
+import type { ConstraintReport } from '../../learn/training/constraints/spec.ts';
+import type { CallOptions } from '../../learn/worker/process.ts';
 import { declare } from '../../store/ledger.ts';
 import { noteProgress } from '../../store/rounds.ts';
 import { getVersion, setEvaluation } from '../../store/versions.ts';
+import { constraintLine, constraintReports } from './constraints.ts';
 import { headFiles, languageFiles } from './files.ts';
 import type { Step } from './machine.ts';
 import type { Measured, RoundPorts } from './ports.ts';
@@ -14,6 +17,8 @@ import { type Figures, workOf } from './work.ts';
 export interface Verdict extends GateVerdict {
   readonly champion: Card;
   readonly candidate: Card;
+  /** Every declared constraint, before and after, and whether it was met. */
+  readonly constraints?: readonly ConstraintReport[];
 }
 
 async function subjectOf(ports: RoundPorts, manifest: VersionManifest): Promise<Subject> {
@@ -41,10 +46,17 @@ const unmeasured = (evaluation: unknown): boolean => {
 /** Champion and candidate on held-out users. A round that only measures ends here, with the champion's new card. */
 export function evaluateStep(ports: RoundPorts): Step {
   return async (round, signal) => {
-    const { manifest } = workOf(round);
+    const { manifest, constraints = [] } = workOf(round);
     const parent = await getVersion(ports.db, round.parent!);
     const worker = ports.openWorker();
     try {
+      const call: CallOptions = {
+        signal,
+        onProgress: progress =>
+          void noteProgress(ports.db, round.id, progress).catch(error =>
+            ports.log.debug('progress was not noted', { round: round.id, error }),
+          ),
+      };
       const { champion, candidate } = await ports.evaluate({
         db: ports.db,
         round: round.id,
@@ -52,13 +64,7 @@ export function evaluateStep(ports: RoundPorts): Step {
         worker,
         champion: await subjectOf(ports, parent.manifest),
         candidate: manifest && (await subjectOf(ports, manifest)),
-        call: {
-          signal,
-          onProgress: progress =>
-            void noteProgress(ports.db, round.id, progress).catch(error =>
-              ports.log.debug('progress was not noted', { round: round.id, error }),
-            ),
-        },
+        call,
       });
       if (!candidate)
         return {
@@ -69,10 +75,19 @@ export function evaluateStep(ports: RoundPorts): Step {
             return {};
           },
         };
+      const constrained = await constraintReports(
+        ports,
+        worker,
+        round,
+        constraints,
+        { champion: parent.manifest, candidate: manifest! },
+        { champion, candidate },
+        call,
+      );
       const measured: Figures = { champion: champion.card, candidate: candidate.card, seed: seedOf(candidate) };
       return {
         to: 'evaluated',
-        work: { measured },
+        work: { measured, ...(constrained.length > 0 && { constrained }) },
         commit: async tx => {
           // The base of a deployment comes without figures: there was nothing to measure it on.
           if (unmeasured(parent.evaluation)) await setEvaluation(tx, parent.n, champion.card);
@@ -88,7 +103,7 @@ export function evaluateStep(ports: RoundPorts): Step {
 /** The gate of the policy in force. A rejected candidate is kept as a version that cannot be promoted, with its figures. */
 export function gateStep(ports: RoundPorts): Step {
   return async round => {
-    const { measured, manifest } = workOf(round);
+    const { measured, manifest, constrained = [] } = workOf(round);
     if (!measured || !manifest) throw new LearndError('internal', 'the round has nothing to judge');
     const { champion, candidate } = measured;
     const figures = (card: Card): GateFigures => card;
@@ -96,13 +111,18 @@ export function gateStep(ports: RoundPorts): Step {
       { ...figures(champion), version: round.parent },
       { ...figures(candidate), epsilon: round.epsilon },
     );
-    const verdict: Verdict = { ...judged, champion, candidate };
+    const lines = [...judged.lines, ...constrained.map(constraintLine)];
+    const verdict: Verdict = {
+      ...{ ...judged, lines, champion, candidate },
+      admitted: judged.admitted && constrained.every(({ hard, met }) => !hard || met === true),
+      ...(constrained.length > 0 && { constraints: constrained }),
+    };
     const declared = {
       round: round.id,
       what: 'gate',
       why: 'whether the candidate is let through depends on held-out users, who are never trained on',
     };
-    if (judged.admitted)
+    if (verdict.admitted)
       return {
         to: 'admitted',
         verdict,

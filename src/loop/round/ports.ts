@@ -17,7 +17,12 @@ export interface Measured {
   readonly card: Card;
   readonly items: {
     readonly documents: ReadonlyArray<{ readonly nll: number; readonly tokens: number }>;
-    readonly labels: ReadonlyArray<{ readonly truth: string; readonly predicted: string }>;
+    readonly labels: ReadonlyArray<{
+      readonly id: number;
+      readonly task: string;
+      readonly truth: string;
+      readonly predicted: string;
+    }>;
   };
 }
 
