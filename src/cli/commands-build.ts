@@ -99,7 +99,10 @@ function modelCommands(program: Command): void {
     .description('write a model in another format')
     .addOption(format);
   action(
-    out.requiredOption('--out <dir>').option('--data <dir>', "the daemon's data directory"),
+    out
+      .requiredOption('--out <dir>')
+      .option('--type <type>', 'how weights are stored: gguf q8_0, q4_0, f16 …; safetensors f32, f16, bf16')
+      .option('--data <dir>', "the daemon's data directory"),
     async ([model], options) => {
       const { run, human } = await import('./export.ts');
       return reply(
@@ -107,6 +110,7 @@ function modelCommands(program: Command): void {
           model: model!,
           format: options.format as never,
           out: options.out as string,
+          type: options.type as string | undefined,
           data: options.data as string | undefined,
         }),
         human,
@@ -116,7 +120,7 @@ function modelCommands(program: Command): void {
   later(program, 'import', 'import a model as a version');
   later(program, 'build', 'build a model from raw text');
 
-  const model = program.command('model').description('prune or quantize outside the daemon');
+  const model = program.command('model').description('prune, quantize or merge outside the daemon');
   const prune = model
     .command('prune')
     .argument('<model>')
@@ -143,7 +147,18 @@ function modelCommands(program: Command): void {
     return reply(await run({ model: path!, type: options.type as string, out: options.out as string }), asJson);
   });
   later(model, 'distill', 'distil a smaller student');
-  later(model, 'merge', 'merge an adapter into its base');
+  const merge = model
+    .command('merge')
+    .argument('<model>')
+    .description('work a LoRA adapter into its base')
+    .option('--adapter <path>', "LoRA GGUF or PEFT folder (default: the version's own)")
+    .option('--scale <s>', 'strength of the adapter (default 1)', number)
+    .option('--data <dir>', "the daemon's data directory, for a version")
+    .requiredOption('--out <path>', 'FILE.gguf, or a folder for transformers');
+  action(merge, async ([path], options) => {
+    const { run, human } = await import('./model-merge.ts');
+    return reply(await run({ ...(options as { out: string }), model: path! }), human);
+  });
 }
 
 function augmentCommand(program: Command): void {

@@ -1,6 +1,7 @@
 import { createReadStream, existsSync, mkdirSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { invalid } from '../base/errors.ts';
+import { quantizeModel } from '../learn/compress/quantize.ts';
 import { mergeLora, sha256OfFile, writePeft, writeSafetensors } from '../learn/model/export.ts';
 import { writeAtomically } from '../learn/model/formats/atomic-file.ts';
 import { readLoraGguf } from '../learn/model/lora.ts';
@@ -18,15 +19,17 @@ export interface Exported {
 const BIAS_NOTE =
   'the version adds a bias to its logits, which none of these formats can carry: logit_bias.json holds [[token id, bias], …]; give it to the sampler (llama.cpp: --logit-bias), else the files alone answer differently';
 
-interface Source {
+export interface Source {
   readonly model: string;
   readonly adapter?: string;
   readonly heads: readonly string[];
   readonly logitBias?: string;
 }
 
+const FLOATS = ['f32', 'f16', 'bf16'] as const;
+
 /** A version of a running daemon (`name@N`), or a path. */
-async function sourceOf(model: string, data: string | undefined): Promise<Source> {
+export async function sourceOf(model: string, data: string | undefined): Promise<Source> {
   if (!model.includes('@') || existsSync(model)) return { model: await modelPath(model), heads: [] };
   const { connectDaemon } = await import('./client.ts');
   const row = (await connectDaemon({ data }).get(`/v1/admin/versions/${encodeURIComponent(model)}`)) as {
@@ -47,6 +50,8 @@ export async function run(options: {
   model: string;
   format: 'gguf' | 'safetensors' | 'peft';
   out: string;
+  /** GGUF: any type that can be written (default: as it is stored; f16 of a folder). safetensors: f32 (default), f16, bf16. */
+  type?: string | undefined;
   data?: string | undefined;
 }): Promise<Exported> {
   const source = await sourceOf(options.model, options.data);
@@ -58,16 +63,23 @@ export async function run(options: {
   };
   const checkpoint = await openModel(source.model);
   const adapter = source.adapter === undefined ? undefined : readLoraGguf(source.adapter, checkpoint.config);
+  const notes: string[] = [];
   switch (options.format) {
     case 'gguf':
-      if (!source.model.endsWith('.gguf'))
-        throw invalid('model', `${source.model} is a folder: export it with --format safetensors`);
-      await copy(source.model, 'model.gguf');
+      if (checkpoint.kind === 'gguf' && options.type === undefined) await copy(source.model, 'model.gguf');
+      else {
+        const type = options.type ?? 'f16';
+        const written = await quantizeModel(checkpoint, join(options.out, 'model.gguf'), { type, source: checkpoint });
+        paths.push(written.path);
+        notes.push(...written.notes);
+      }
       if (source.adapter !== undefined) await copy(source.adapter, 'adapter.gguf');
       break;
     case 'safetensors': {
       const weights = adapter === undefined ? checkpoint.weights : mergeLora(checkpoint.weights, adapter);
-      paths.push(...(await writeSafetensors({ ...checkpoint, weights }, options.out)).map(file => file.path));
+      const type = FLOATS.find(name => name === (options.type ?? 'f32'));
+      if (type === undefined) throw invalid('type', `safetensors hold ${FLOATS.join(', ')}, not ${options.type}`);
+      paths.push(...(await writeSafetensors({ ...checkpoint, weights }, options.out, { type })).map(file => file.path));
       break;
     }
     case 'peft':
@@ -77,7 +89,6 @@ export async function run(options: {
       break;
   }
   for (const head of source.heads) await copy(head, `head-${basename(head)}`);
-  const notes: string[] = [];
   if (source.logitBias !== undefined) {
     await copy(source.logitBias, 'logit_bias.json');
     notes.push(BIAS_NOTE);
