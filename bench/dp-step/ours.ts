@@ -14,6 +14,9 @@ for await (const line of createInterface({ input: process.stdin })) {
     continue;
   }
   const started = performance.now();
+  const before = process.cpuUsage();
   await step();
-  process.stdout.write(`${JSON.stringify({ seconds: (performance.now() - started) / 1000 })}\n`);
+  const { user, system } = process.cpuUsage(before);
+  const seconds = (performance.now() - started) / 1000;
+  process.stdout.write(`${JSON.stringify({ seconds, cpu: (user + system) / 1e6 })}\n`);
 }

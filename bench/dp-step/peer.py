@@ -1,7 +1,7 @@
 """PyTorch and Opacus on the bench's model: one JSON answer a line for each JSON line read.
 
 python peer.py '{"model": {...}, "what": "full" | "lora", "rank": 8, "how": "plain" | "ghost" | "hooks", "secure": false}'
-{"do": "step"} -> {"seconds": ...}; {"do": "memory"} -> {"peak": bytes}
+{"do": "step"} -> {"seconds": ..., "cpu": ...}; {"do": "memory"} -> {"peak": bytes}
 The model is written with the modules that Opacus knows (nn.Linear, nn.Embedding, nn.RMSNorm) and PyTorch's own attention kernel.
 """
 
@@ -146,9 +146,9 @@ def main():
         if question["do"] == "memory":
             answer = {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
         else:
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time()
             step()
-            answer = {"seconds": time.perf_counter() - started}
+            answer = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
         print(json.dumps(answer), flush=True)
 
 

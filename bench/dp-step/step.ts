@@ -51,10 +51,12 @@ export function contestant({ model: shape, what, how, rank, threads }: StepSetti
     step += 1;
     const seed = new Uint8Array(32).fill(step);
     for (const [key, sum] of gradients) {
-      const noise = streamFor(seed, `noise:${step}:${key}`).normal(sum.size);
       gradients.set(
         key,
-        tf.tidy(() => tf.keep(tf.div(tf.add(sum, tf.tensor(noise, sum.shape)), shape.batch))),
+        tf.tidy(() => {
+          const noise = streamFor(seed, `noise:${step}:${key}`).normalTensor(sum.size);
+          return tf.keep(tf.mul(tf.add(sum, tf.reshape(noise, sum.shape)), 1 / shape.batch));
+        }),
       );
       sum.dispose();
     }

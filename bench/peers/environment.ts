@@ -65,18 +65,18 @@ function checkVersions(python: string): void {
   }
 }
 
-/** A Python script that answers one JSON line for each JSON line it is sent, alive between measurements (a round of the bench each). */
+/** A program that answers one JSON line for each JSON line it is sent, alive between measurements (a round of the bench each). */
 export interface Peer {
   ask<T>(question: unknown): Promise<T>;
   close(): Promise<void>;
 }
 
-/** Starts a peer. `threads` sets every pool that PyTorch has. */
-export function startPeer(python: string, script: string, args: readonly string[], threads: number): Peer {
+/** Starts `program first ...args`. `threads` sets every pool that PyTorch has. */
+export function startPeer(program: string, first: string, args: readonly string[], threads: number): Peer {
   const pools = { OMP_NUM_THREADS: String(threads), MKL_NUM_THREADS: String(threads), TOKENIZERS_PARALLELISM: 'false' };
-  const child = spawn(python, [script, ...args], {
+  const child = spawn(program, [first, ...args], {
     stdio: ['pipe', 'pipe', 'inherit'],
-    env: { ...process.env, ...pools, PYTHONWARNINGS: 'ignore' },
+    env: { ...process.env, ...pools, PYTHONWARNINGS: 'ignore', TF_CPP_MIN_LOG_LEVEL: '3' },
   });
   const answers = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const ended = new Promise<void>(resolve => child.once('exit', () => resolve()));
@@ -84,7 +84,7 @@ export function startPeer(python: string, script: string, args: readonly string[
     ask: async question => {
       child.stdin.write(`${JSON.stringify(question)}\n`);
       const answer = await answers.next();
-      if (answer.done) throw new LearndError('dependency', `the peer ${script} ended: see its messages above`);
+      if (answer.done) throw new LearndError('dependency', `${program} ${first} ended: see its messages above`);
       return JSON.parse(answer.value);
     },
     close: async () => {
