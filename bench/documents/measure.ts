@@ -9,8 +9,13 @@ import { tensorflow } from '../../src/learn/tensor/backend.ts';
 import { chooseMethod, histogramNoise, PRIVATE_LAYERS, shapeOf } from '../../src/learn/training/auto.ts';
 import { trainDocuments } from '../../src/learn/training/documents.ts';
 import { unitExamples } from '../../src/learn/training/examples.ts';
-import { denseBias, type VocabularyBias } from '../../src/learn/training/index.ts';
 import { PUBLIC_SENTENCES } from '../../src/learn/training/public-text.ts';
+import {
+  countVocabulary,
+  denseBias,
+  type VocabularyBias,
+  type VocabularyCounts,
+} from '../../src/learn/training/vocabulary-bias.ts';
 import { HISTOGRAM_CLIP, RECIPES, sampleRate } from '../../src/loop/round/recipes.ts';
 import { missingBanking77 } from '../banking77.ts';
 import type { BenchOptions, Row } from '../kit.ts';
@@ -88,6 +93,16 @@ export async function measure({ args, quick, log }: BenchOptions): Promise<Row[]
     .names()
     .reduce((sum, key) => sum + checkpoint.weights.shape(key).reduce((a, b) => a * b, 1), 0);
 
+  const counted = new Map<number, VocabularyCounts>();
+  // The counts of some units are the same at every epsilon and seed: the noise is not.
+  const countsOf = async (n: number, plan: DpPlan): Promise<VocabularyCounts> => {
+    const known = counted.get(n);
+    if (known !== undefined) return known;
+    const counts = await countVocabulary({ model, units: all.slice(0, n), plan, publicText, lower: { cache, from } });
+    counted.set(n, counts);
+    return counts;
+  };
+
   const one = async ({ units: n, epsilon, seed }: Cell): Promise<void> => {
     const units = all.slice(0, n);
     const planOf = (
@@ -133,9 +148,10 @@ export async function measure({ args, quick, log }: BenchOptions): Promise<Row[]
       delta: DELTA,
       shape: shapeOf(config, parameters),
     });
+    const started = performance.now();
+    const counts = await countsOf(n, histogram(1));
     if (values.histogram || choice.method === 'bias') {
-      const started = performance.now();
-      const alone = await trainDocuments({ model, units, publicText, histogram: { plan: histogram(1) } });
+      const alone = await trainDocuments({ model, units, histogram: { plan: histogram(1), counts } });
       await report(
         'histogram alone',
         alone.nothing === undefined ? alone.bias : undefined,
@@ -157,9 +173,8 @@ export async function measure({ args, quick, log }: BenchOptions): Promise<Row[]
       prior: [...first.mechanisms],
     });
     const plan = planOf({ steps: recipe.steps, sampleRate: rate, noiseMultiplier: sigma, clip: recipe.clip }, 2);
-    const started = performance.now();
     const result = await trainDocuments({
-      ...{ model, units, publicText, cache, histogram: { plan: first } },
+      ...{ model, units, lower: { cache, from }, histogram: { plan: first, counts } },
       steps: { method: { kind: 'norms', layers: PRIVATE_LAYERS }, plan, seed: new Uint8Array(32).fill(seed) },
       onStep: ({ step, steps, tokensPerSecond }) =>
         log(`${cell}: step ${step} of ${steps}, ${tokensPerSecond.toFixed(0)} tokens/s`),

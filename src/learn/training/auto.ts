@@ -73,15 +73,15 @@ export const shapeOf = (config: ModelConfig, parameters: number): TrainShape => 
   parameters,
 });
 
-const HISTOGRAM = { reach: 1, scale: 98 } as const;
+const HISTOGRAM = { reach: 0.8, scale: 98 } as const;
 /** Length of the mean of units' gradients of norm 1, and nats to be had beyond the histogram with neither noise nor hurry. */
 const STEPS = {
-  norms: { agreement: 0.13, reach: 0.25 },
-  lora: { agreement: 0.13, reach: 0.4 },
-  full: { agreement: 0.1, reach: 0.45 },
+  norms: { agreement: 0.072, reach: 0.5 },
+  lora: { agreement: 0.03, reach: 0.7 },
+  full: { agreement: 0.03, reach: 0.75 },
 } as const;
 /** Below this the steps are mostly noise, whatever the prediction says. */
-export const LEAST_SIGNAL = 0.6;
+export const LEAST_SIGNAL = 0.4;
 
 /** Numbers that each method trains by DP-SGD. */
 export function trainedParameters(method: 'norms' | 'lora' | 'full', shape: TrainShape): number {

@@ -4,7 +4,15 @@ import { HiddenCache } from '../model/engine/units.ts';
 import type { DpPlan } from '../privacy/index.ts';
 import type { Method } from './trainables.ts';
 import { type TrainProgress, type TrainRequest, type TrainResult, trainToEnd } from './trainer.ts';
-import { denseBias, releaseVocabulary, tidy, type VocabularyBias, type VocabularyRelease } from './vocabulary-bias.ts';
+import {
+  countVocabulary,
+  denseBias,
+  releaseCounts,
+  tidy,
+  type VocabularyBias,
+  type VocabularyCounts,
+  type VocabularyRelease,
+} from './vocabulary-bias.ts';
 
 /**
  * Training on documents in up to two parts: one histogram of tokens, whose bias is added to the logits, and steps on top of it,
@@ -14,12 +22,15 @@ export interface DocumentsRequest
   extends Pick<TrainRequest, 'model' | 'units' | 'adapter' | 'maxTokens' | 'cacheBytes' | 'maxSeconds' | 'signal'> {
   /** A bias that the model carries already: in the forward pass of both parts; the result is it and the new one together. */
   readonly bias?: VocabularyBias;
-  /** One release over every unit; `plan` undefined: without clipping and noise (public text). */
-  readonly histogram?: { readonly plan: DpPlan | undefined };
+  /**
+   * One release over every unit; `plan` undefined: without clipping and noise (public text). `counts`: of these very units by
+   * `countVocabulary`, where they have been made before.
+   */
+  readonly histogram?: { readonly plan: DpPlan | undefined; readonly counts?: VocabularyCounts };
   /** Public text in tokens, for the histogram (`VocabularyBiasRequest`). */
   readonly publicText?: readonly (readonly number[])[];
   /** A cache of the units' examples at the first block that the steps train, to share with other trainings on them. */
-  readonly cache?: HiddenCache;
+  readonly lower?: { readonly cache: HiddenCache; readonly from: number };
   readonly steps?: Pick<
     TrainRequest,
     'method' | 'plan' | 'steps' | 'batch' | 'optimizer' | 'schedule' | 'seed' | 'ema' | 'checkpoint' | 'resume'
@@ -60,15 +71,18 @@ export async function trainDocuments(request: DocumentsRequest): Promise<Documen
   let bias = before;
   let release: VocabularyRelease | undefined;
   if (histogram !== undefined) {
-    release = await releaseVocabulary({
-      ...{ model, units, plan: histogram.plan, adapter: request.adapter, maxTokens: request.maxTokens, lower },
-      ...(before && { tokenBias: denseBias(before, vocabSize) }),
-      ...(request.publicText && { publicText: request.publicText }),
-      onProgress: async (done, total) => {
-        request.signal?.throwIfAborted();
-        await request.onHistogram?.(done, total);
-      },
-    });
+    const counts =
+      histogram.counts ??
+      (await countVocabulary({
+        ...{ model, units, plan: histogram.plan, adapter: request.adapter, maxTokens: request.maxTokens, lower },
+        ...(before && { tokenBias: denseBias(before, vocabSize) }),
+        ...(request.publicText && { publicText: request.publicText }),
+        onProgress: async (done, total) => {
+          request.signal?.throwIfAborted();
+          await request.onHistogram?.(done, total);
+        },
+      }));
+    release = releaseCounts(counts, histogram.plan);
     const { passed, least } = release;
     const said = `${passed} tokens stood out of the histogram's noise (at least ${least} are asked for), ${release.units} units counted`;
     if (passed < least)
@@ -95,11 +109,10 @@ export async function trainDocuments(request: DocumentsRequest): Promise<Documen
 }
 
 /** The cache that both parts share: worth its memory when there are two. */
-function lowerOf({ model, units, histogram, steps, cache, maxTokens = 1024, cacheBytes = 2 ** 30 }: DocumentsRequest) {
-  if (steps === undefined || (histogram === undefined && cache === undefined)) return undefined;
+function lowerOf({ model, units, histogram, steps, lower, maxTokens = 1024, cacheBytes = 2 ** 30 }: DocumentsRequest) {
+  if (lower !== undefined || steps === undefined || histogram === undefined) return lower;
   const from = firstTrained(model, steps.method);
   if (from === 0) return undefined;
-  if (cache !== undefined) return { cache, from };
   return { cache: new HiddenCache(cacheBytes, units.flat(), model.config.hidden, maxTokens), from };
 }
 

@@ -103,18 +103,35 @@ function tokenWeights({ model, publicText, adapter }: VocabularyBiasRequest): Fl
 export const vocabularyBias = async (request: VocabularyBiasRequest): Promise<VocabularyBias> =>
   (await releaseVocabulary(request)).bias;
 
-/** @throws LearndError('invalid') when the plan is not one release over all units, or nothing can be scored. */
-export async function releaseVocabulary(request: VocabularyBiasRequest): Promise<VocabularyRelease> {
+/** The clipped sum of the units' vectors, before any noise: a private quantity, which never leaves the process. */
+export interface VocabularyCounts {
+  readonly sum: Float64Array;
+  readonly weights: Float64Array;
+  readonly units: number;
+}
+
+/** @throws LearndError('invalid') when the plan is not one release over all units. */
+export const releaseVocabulary = async (request: VocabularyBiasRequest): Promise<VocabularyRelease> =>
+  releaseCounts(await countVocabulary(request), request.plan);
+
+/** @throws LearndError('invalid') when the plan is not one release over all units. */
+export async function countVocabulary(request: VocabularyBiasRequest): Promise<VocabularyCounts> {
   const { model, units, plan, tokenBias } = request;
   const { vocabSize } = model.config;
-  if (plan !== undefined && (plan.steps !== 1 || plan.sampleRate !== 1))
-    throw invalid('plan', 'the vocabulary bias is one release over every unit: a plan of 1 step at sample rate 1');
-  if (plan !== undefined && plan.units !== units.length)
-    throw invalid('units', `the plan was made for ${plan.units} units, there are ${units.length}`);
+  checkPlan(plan, units.length);
   if (tokenBias !== undefined && tokenBias.length !== vocabSize)
     throw invalid('tokenBias', `the token bias has ${tokenBias.length} entries, the vocabulary ${vocabSize}`);
   const weights = tokenWeights(request);
   const sum = await releaseSum(request, weights);
+  return { sum, weights, units: plan === undefined ? units.filter(hasText).length : units.length };
+}
+
+/** Adds the plan's noise to the counts, once, and reads the bias off them. */
+export function releaseCounts(counts: VocabularyCounts, plan: DpPlan | undefined): VocabularyRelease {
+  const { weights } = counts;
+  const vocabSize = weights.length;
+  checkPlan(plan, counts.units);
+  const sum = Float64Array.from(counts.sum);
   let sigma = 0;
   if (plan !== undefined) {
     sigma = plan.noiseMultiplier * plan.sensitivity;
@@ -122,9 +139,20 @@ export async function releaseVocabulary(request: VocabularyBiasRequest): Promise
     for (let i = 0; i < sum.length; i++) sum[i]! += noise[i]!;
   }
   const bias = biasFrom(sum, weights, sigma);
-  const present =
-    plan === undefined ? units.filter(hasText).length : sum[2 * vocabSize + 1]! / (PRESENCE * plan.sensitivity);
-  return { bias, units: Math.max(0, Math.round(present)), passed: bias.length, least: leastPassed(vocabSize, sigma) };
+  const present = plan === undefined ? counts.units : sum[2 * vocabSize + 1]! / (PRESENCE * plan.sensitivity);
+  return {
+    bias,
+    units: Math.max(0, Math.round(present)),
+    passed: bias.length,
+    least: leastPassed(vocabSize, sigma),
+  };
+}
+
+function checkPlan(plan: DpPlan | undefined, units: number): void {
+  if (plan === undefined) return;
+  if (plan.steps !== 1 || plan.sampleRate !== 1)
+    throw invalid('plan', 'the vocabulary bias is one release over every unit: a plan of 1 step at sample rate 1');
+  if (plan.units !== units) throw invalid('units', `the plan was made for ${plan.units} units, there are ${units}`);
 }
 
 const hasText = (unit: readonly Example[]): boolean => unit.some(example => scoredTokens(example) > 0);
