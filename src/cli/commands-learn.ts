@@ -1,5 +1,6 @@
 import { type Command, Option } from 'commander';
 import { buildCommands } from './commands-build.ts';
+import { pretrainCommand } from './commands-pretrain.ts';
 import { action, integer, later, number, reply } from './frame.ts';
 
 /** Commands that need no daemon: policies, training, drift, privacy. */
@@ -117,6 +118,7 @@ function privacyCommands(program: Command): void {
 export function learnCommands(program: Command): void {
   policyCommands(program);
   trainCommands(program);
+  pretrainCommand(program);
   measureCommands(program);
   privacyCommands(program);
   buildCommands(program);

@@ -10,8 +10,8 @@ function firstInvalid(bytes: Buffer): number {
   return at;
 }
 
-/** The non-empty lines of a UTF-8 text file, trimmed: each is a text of its own. */
-export function textLines(file: string): string[] {
+/** @throws LearndError('invalid') naming the byte where the file is not UTF-8 */
+export function utf8Text(file: string): string {
   let bytes: Buffer;
   try {
     bytes = readFileSync(file);
@@ -26,8 +26,12 @@ export function textLines(file: string): string[] {
       data: { offset: at },
     });
   }
-  const lines = new TextDecoder()
-    .decode(bytes)
+  return new TextDecoder().decode(bytes);
+}
+
+/** The non-empty lines of a UTF-8 text file, trimmed: each is a text of its own. */
+export function textLines(file: string): string[] {
+  const lines = utf8Text(file)
     .split('\n')
     .map(line => line.trim())
     .filter(line => line !== '');
