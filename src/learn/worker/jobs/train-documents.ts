@@ -9,12 +9,13 @@ import { mergeLora } from '../../model/merge.ts';
 import type { HostTensor, WeightSource } from '../../model/types.ts';
 import { LEAST_SIGNAL, shapeOf, signalOf } from '../../training/auto.ts';
 import { type DocumentsRequest, trainDocuments } from '../../training/documents.ts';
-import { denseBias, type VocabularyBias } from '../../training/index.ts';
+import { denseBias, type Method, type VocabularyBias } from '../../training/index.ts';
 import { PUBLIC_SENTENCES } from '../../training/public-text.ts';
 import type { JobContext } from '../serve.ts';
 import type { DocumentsInput, DocumentsTrained, Jobs } from '../types.ts';
 import { forget, type Loaded, load } from './loaded.ts';
 import { modelResult, parametersOf, partsOf } from './model-file.ts';
+import { beforeTraining, type Verify } from './self-check.ts';
 import { checkFigure, planOf, unitsOf } from './text-training.ts';
 
 /** Examples of a step without noise, and how often each is seen (40 steps of 64 took SmolLM2-135M from 96 to 24: algorithms 12). */
@@ -39,6 +40,8 @@ export async function trainDocumentsJob(
   const units = unitsOf(input, checkpoint.tokenizer);
   const started = performance.now();
   const before = input.steps?.method.kind === 'norms' ? norms(model) : undefined;
+  const old = input.files.logitBias && denseBias(input.files.logitBias as VocabularyBias, checkpoint.config.vocabSize);
+  const verify = await beforeTraining(loaded, context, old);
   const trained = await trainDocuments({
     ...{ model, units, maxSeconds: input.maxSeconds, signal: context.signal },
     ...(loaded.adapter && { adapter: loaded.adapter }),
@@ -59,7 +62,8 @@ export async function trainDocumentsJob(
       context.progress({ stage: 'steps', done: step, total, facts: { tokensPerSecond: Math.round(tokensPerSecond) } }),
   });
   try {
-    const files = trained.nothing === undefined ? await writeFiles(input, loaded, trained, context, before) : undefined;
+    const files =
+      trained.nothing === undefined ? await writeFiles(input, loaded, trained, context, { before, verify }) : undefined;
     return {
       ...(files ?? { change: 0, check: 0 }),
       ...(trained.nothing !== undefined && { nothing: trained.nothing }),
@@ -93,9 +97,7 @@ function stepsOf(
   units: ReturnType<typeof unitsOf>,
   layers: number,
 ): NonNullable<DocumentsRequest['steps']> {
-  // A small model may have fewer blocks than are asked for.
-  const method =
-    'layers' in wanted && wanted.layers !== undefined ? { ...wanted, layers: Math.min(wanted.layers, layers) } : wanted;
+  const method = within(wanted, layers);
   if (noise !== 'none') return { method, plan: planOf(noise, units.length), seed: Buffer.from(noise.seed, 'hex') };
   const examples = units.reduce((sum, unit) => sum + unit.length, 0);
   const steps = Math.min(MOST_STEPS, Math.max(FEWEST_STEPS, Math.ceil((PASSES * examples) / BATCH)));
@@ -108,6 +110,12 @@ function checkpointOf({ checkpoint, steps }: DocumentsInput) {
   const seed = createHash('sha256').update(checkpoint.path).digest();
   return { checkpoint, resume: 'same' as const, ...(steps?.noise === 'none' && { seed }) };
 }
+
+/** A small model may have fewer blocks than are asked for. */
+const within = (wanted: Method, layers: number): Method =>
+  'layers' in wanted && wanted.layers !== undefined ? { ...wanted, layers: Math.min(wanted.layers, layers) } : wanted;
+
+const methodOf = (input: Pick<DocumentsInput, 'steps'>, layers: number): Method => within(input.steps!.method, layers);
 
 /** The charged check (training/auto.ts): with the units that the histogram counted, are the steps worth their noise? */
 function worthOf({ method, noise }: NonNullable<DocumentsInput['steps']>, { checkpoint }: Loaded) {
@@ -127,7 +135,7 @@ export async function writeFiles(
   loaded: Loaded,
   { bias, release, steps }: Pick<Trained, 'bias' | 'release' | 'steps'>,
   context: JobContext,
-  before: ReadonlyMap<string, HostTensor> | undefined,
+  { before, verify }: { before: ReadonlyMap<string, HostTensor> | undefined; verify: Verify },
 ): Promise<Written> {
   const { checkpoint, model } = loaded;
   const tokenBias = bias && denseBias(bias, checkpoint.config.vocabSize);
@@ -141,12 +149,14 @@ export async function writeFiles(
     change = Math.sqrt(pairs.reduce((sum, { b }) => sum + b.data.reduce((square, x) => square + x * x, 0), 0));
     const fresh = loadEngineAdapter(model, steps.adapter);
     check = await checkFigure({ ...loaded, adapter: fresh }, context, tokenBias);
+    await verify({ method: methodOf(input, checkpoint.config.layers), fresh, tokenBias, check });
     fresh.dispose();
     const whole = loaded.lora === undefined ? steps.adapter : stackAdapters(loaded.lora, steps.adapter);
     const file = await writeLoraGguf(whole, checkpoint, join(input.folder, 'lora.gguf'));
     written.adapter = { file: { path: file.path, sha256: file.sha256, bytes: file.bytes }, rank: whole.rank };
   } else {
     check = await checkFigure(loaded, context, tokenBias);
+    await verify({ method: steps && methodOf(input, checkpoint.config.layers), tokenBias, check });
     if (steps?.weights) {
       change = before === undefined ? steps.lastChange : distance(before, steps.weights);
       const parts = partsOf(checkpoint, { weights: EditedWeights.overlay(checkpoint.weights, steps.weights) });

@@ -7,6 +7,7 @@ import type { JobContext } from '../serve.ts';
 import type { FeedbackInput, FeedbackTrained } from '../types.ts';
 import { forget, type Loaded } from './loaded.ts';
 import { baseAnchors, publicSequences } from './public-anchors.ts';
+import { beforeTraining } from './self-check.ts';
 import { planOf } from './text-training.ts';
 import { loadForTraining, norms, writeFiles } from './train-documents.ts';
 
@@ -38,6 +39,7 @@ export async function trainFeedback(input: FeedbackInput, context: JobContext): 
     facts: factsOf(feedback),
   });
   const bias = input.files.logitBias?.map(([token, value]): [number, number] => [token, value]);
+  const verify = await beforeTraining(loaded, context, bias && denseBias(bias, checkpoint.config.vocabSize));
   try {
     const steps = await trainToEnd(
       {
@@ -45,7 +47,7 @@ export async function trainFeedback(input: FeedbackInput, context: JobContext): 
         ...(objective && { objective }),
         ...(loaded.adapter && method.kind !== 'lora' && { adapter: loaded.adapter }),
         ...(bias && { tokenBias: denseBias(bias, checkpoint.config.vocabSize) }),
-        plan: planOf({ ...input.noise, ...(terms.counts && { countShare: input.countShare }) }, units.length),
+        plan: planOf(input.noise, units.length),
         seed: Buffer.from(input.noise.seed, 'hex'),
         ...(input.ema !== undefined && { ema: input.ema }),
         ...(input.checkpoint && { checkpoint: input.checkpoint, resume: 'same' as const }),
@@ -56,7 +58,7 @@ export async function trainFeedback(input: FeedbackInput, context: JobContext): 
           facts: { tokensPerSecond: Math.round(tokensPerSecond) },
         }),
     );
-    const files = await writeFiles(wanted, loaded, { bias, release: undefined, steps }, context, before);
+    const files = await writeFiles(wanted, loaded, { bias, release: undefined, steps }, context, { before, verify });
     return {
       ...files,
       steps: steps.steps,
