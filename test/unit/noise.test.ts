@@ -55,10 +55,16 @@ test('a million native draws: moments, distribution, independence of neighbours 
   assert.ok(distance * Math.sqrt(N) < 2.6, `KS ${distance * Math.sqrt(N)}`);
 });
 
-test('the smallest uniform that the native draw can make lies beyond 9 standard deviations', () => {
-  // |word| = 0 and the low word at its least: u = (0 + 2^-24) 2^-31; with any other low word below 1/2 the tail is filled in between.
-  assert.ok(Math.sqrt(-2 * Math.log(2 ** -24 * 2 ** -31)) > 8.7);
-  assert.ok(Math.sqrt(-2 * Math.log(0.5 * 2 ** -31)) > 6.6);
+test('beyond 5 standard deviations the radius is as fine as float32, and there is room beyond 9', () => {
+  // The radius at the largest word that gets no further bits, the next one, and the smallest value of those that do.
+  const radius = (size: number) => Math.sqrt(-2 * Math.log(size * 2 ** -31));
+  assert.ok(radius(1024) > 5.3 && radius(1024) - radius(1025) < 2e-4);
+  assert.ok(radius(2 ** -33) > 9.4);
+  // Twenty million draws hold about 10 beyond 5 standard deviations: P = 5.7e-7, both sides.
+  const stream = streamFor(seed, 'tails');
+  let beyond = 0;
+  for (let i = 0; i < 20; i++) for (const x of stream.normal(N)) if (Math.abs(x) > 5) beyond++;
+  assert.ok(beyond >= 2 && beyond <= 28, `${beyond}`);
 });
 
 test('a seed and purpose give the same numbers in every form, other seeds and purposes others', () => {
