@@ -112,6 +112,7 @@ async function start(
       settings,
       db: () => parts?.db ?? absent('the store'),
       artifacts: () => parts?.artifacts.root ?? absent('the store'),
+      artifactStore: () => parts?.artifacts ?? absent('the store'),
       control: () => control?.port ?? absent('the control part'),
     }),
   });

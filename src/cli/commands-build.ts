@@ -117,7 +117,16 @@ function modelCommands(program: Command): void {
       );
     },
   );
-  later(program, 'import', 'import a model as a version');
+  const into = program
+    .command('import')
+    .argument('<model>')
+    .description('make a version of a running daemon of a GGUF file or a model folder; it is not promoted')
+    .option('--name <name>', "the model's name, as the daemon has it")
+    .option('--type <type>', 'store it as q8_0, q4_0 … (default: as it is; f16 of a folder)');
+  action(into.option('--data <dir>', "the daemon's data directory"), async ([file], options) => {
+    const { run, human } = await import('./import.ts');
+    return reply(await run({ ...options, file: file! }), human);
+  });
   later(program, 'build', 'build a model from raw text');
 
   const model = program.command('model').description('prune, quantize or merge outside the daemon');

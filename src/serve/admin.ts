@@ -2,9 +2,10 @@ import { z } from 'zod';
 import { invalid, LearndError, laterVersion } from '../base/errors.ts';
 import type { Settings } from '../base/settings.ts';
 import type { ControlPort } from '../loop/control-port.ts';
-import { resolveModelName, versionName } from '../loop/registry/index.ts';
+import { importVersion, resolveModelName, versionName } from '../loop/registry/index.ts';
 import { promote, rollback } from '../loop/registry/promote.ts';
 import { listAlarms, openAlarms } from '../store/alarms.ts';
+import type { Artifacts } from '../store/artifacts.ts';
 import type { Database } from '../store/database.ts';
 import { listDecisions } from '../store/decisions.ts';
 import { createKey, type Key, listKeys, revokeKey, SCOPES } from '../store/keys.ts';
@@ -62,6 +63,7 @@ export function adminHandlers(options: {
   db: () => Database;
   /** Root of the artifacts store, for a command line on the same machine. */
   artifacts: () => string;
+  artifactStore: () => Artifacts;
   control: () => ControlPort;
 }): Readonly<Record<string, AdminHandler>> {
   const { settings, db, control } = options;
@@ -118,6 +120,23 @@ export function adminHandlers(options: {
       ...(await resolveModelName(db(), settings, params.version!)),
       artifacts: options.artifacts(),
     }),
+    /** Of a file on the daemon's own machine. */
+    'POST /v1/admin/versions': async ({ body }) => {
+      const wanted = object({ file: z.string().min(1).max(4096), name: z.string().optional() }, body);
+      if (wanted.name !== undefined && wanted.name !== name) {
+        throw invalid('name', `this daemon serves versions of "${name}", not of "${wanted.name}"`, {
+          hint: `Import it as ${name}, or into a daemon whose setting name is ${wanted.name}.`,
+        });
+      }
+      const row = await importVersion({ db: db(), artifacts: options.artifactStore(), name }, wanted.file);
+      const { model } = row.manifest as { model: { parameters: number; bytes: number } };
+      return {
+        version: versionName(row),
+        sha256: row.sha256,
+        parameters: model.parameters,
+        size_mb: model.bytes / 1e6,
+      };
+    },
     'POST /v1/admin/versions/:version/promote': async ({ params, body }) => {
       const { reason } = object({ reason: z.string().max(500).optional() }, body);
       const row = await resolveModelName(db(), settings, params.version!);
