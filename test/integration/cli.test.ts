@@ -172,9 +172,9 @@ test('a failure is one clear line and a non-zero exit', { timeout: 120_000 }, as
   await refused(['eval', 'f1', '--file', text], /text\.txt/);
   await refused(['drift', '--detector', 'oracle', '--file', text], /oracle/);
   await refused(['status', '--data', folder], /no daemon is running/);
+  await refused(['import', model, '--data', folder], /no daemon is running/);
   for (const args of [
     ['build'],
-    ['import', 'x'],
     ['policy', 'explain'],
     ['privacy', 'verify'],
     ['model', 'distill'],
