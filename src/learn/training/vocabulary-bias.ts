@@ -43,7 +43,7 @@ export interface VocabularyRelease {
   readonly bias: VocabularyBias;
   /** Units with something to count, as the noised vector counts them. Exact without a plan. */
   readonly units: number;
-  /** Tokens that stood out of the noise, and how many must so that it is not noise that stands out. */
+  /** Tokens with a bias that stood out of the noise, and how many must so that it is not noise that stands out. */
   readonly passed: number;
   readonly least: number;
 }
@@ -51,6 +51,7 @@ export interface VocabularyRelease {
 /** Standard deviations of noise that a token must stand out by (3.0 let noise through at 1,000 units and epsilon 1). */
 const THRESHOLD = 3.5;
 const LARGEST = 6;
+const SHRINKAGE = 1;
 /**
  * The total mass is released, too, since the sum over 49,152 noisy entries is too noisy to serve as it. Its coordinate is
  * scaled down so that it takes little of the clipped norm: 1.5% for a text of 13 tokens.
@@ -274,11 +275,15 @@ function addUnit(
 /** Four digits after the point: what is trained on top of, stored and served is the same number. */
 export const tidy = (bias: number): number => Math.round(bias * 1e4) / 1e4;
 
-/** Post-processing of the noisy sum. `sigma` is the noise's standard deviation (0 without privacy). */
+/**
+ * Post-processing of the noisy sum. `sigma` is the noise's standard deviation (0 without privacy). What the noise alone could have
+ * made of a token's count and expectation is taken off its bias by positive-part shrinkage, so that text which the model
+ * expects as it is leaves it alone.
+ */
 function biasFrom(sum: Float64Array, weights: Float64Array, sigma: number): VocabularyBias {
   const vocabSize = weights.length;
   const mass = sum[2 * vocabSize]! / MASS_SCALE;
-  const chosen: [number, number][] = [];
+  const chosen: { token: number; count: number; expected: number; noise: number }[] = [];
   let restCounts = mass;
   let restExpected = mass;
   for (let token = 0; token < vocabSize; token++) {
@@ -290,13 +295,19 @@ function biasFrom(sum: Float64Array, weights: Float64Array, sigma: number): Voca
     if (count <= threshold && expected <= (sigma > 0 ? threshold / EXPECTED : threshold)) continue;
     restCounts -= count;
     restExpected -= expected;
-    const smoothing = 0.3 * noise + 0.05;
-    chosen.push([token, Math.log((Math.max(0, count) + smoothing) / (Math.max(0, expected) + smoothing))]);
+    chosen.push({ token, count, expected, noise });
   }
   // What the chosen tokens leave of the mass: only its ratio matters, and noise must not turn it negative.
   const least = Math.max(0.3 * sigma + 0.05, 0.01 * Math.abs(mass));
-  const rest = Math.log(Math.max(least, restCounts) / Math.max(least, restExpected));
-  return chosen.map(([token, bias]) => [token, tidy(Math.max(-LARGEST, Math.min(LARGEST, bias - rest)))]);
+  const rest = Math.max(least, restCounts) / Math.max(least, restExpected);
+  return chosen.flatMap(({ token, count, expected, noise }): VocabularyBias => {
+    const smoothing = 0.3 * noise + 0.05;
+    const ratio = (Math.max(0, count) + smoothing) / (Math.max(0, expected) + smoothing);
+    // Variance of the difference to a text without a bias, over its square.
+    const doubt = (noise ** 2 * (1 + EXPECTED ** -2)) / Math.max(1e-12, (count - rest * expected) ** 2);
+    const bias = Math.log(ratio / rest) * Math.max(0, 1 - SHRINKAGE * doubt);
+    return bias === 0 ? [] : [[token, tidy(Math.max(-LARGEST, Math.min(LARGEST, bias)))]];
+  });
 }
 
 /** As the engine's `tokenBias` wants it: [vocabSize]. */
