@@ -70,7 +70,8 @@ export async function publicStep(
   step: number,
   options: PassOptions,
 ): Promise<Step> {
-  const examples = minibatches.next().value;
+  const drawn = minibatches.next().value;
+  const examples = (await request.rewrite?.(drawn, step)) ?? drawn;
   const { options: own, loss, outcomes } = await weighed(request, training, [examples], options);
   const { gradients, nll, tokens } = await meanGradient(request.model, examples, training.trainable, own);
   if (!Number.isFinite(loss ?? nll)) {

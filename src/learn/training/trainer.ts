@@ -31,6 +31,10 @@ export interface TrainRequest {
   readonly units: readonly (readonly Example[])[];
   /** A loss over several sequences at once (`feedbackUnits`); default: the mean loss of each example's scored tokens. */
   readonly objective?: Objective;
+  /** Another loss than the labels' cross-entropy (distillation), by name for the fingerprint of a checkpoint. Without a plan. */
+  readonly head?: { readonly name: string; readonly pass: NonNullable<PassOptions['head']> };
+  /** What is trained on in place of the examples drawn: sequences that the model itself has just written. Without a plan. */
+  readonly rewrite?: (drawn: readonly Example[], step: number) => Promise<Example[]>;
   /** Public terms beside the data's own gradient: replay, KL to the base, constraints. The caller disposes it. */
   readonly beside?: Beside;
   /** With a plan: private, its steps, samples, clipping and noise. Without: `steps` minibatches of `batch` examples. */
@@ -152,6 +156,7 @@ export async function* train(request: TrainRequest): AsyncGenerator<TrainProgres
       maxTokens: request.maxTokens ?? MICROBATCH_TOKENS,
       cache: request.cache ?? cacheFor(request, training.trainable.from, steps),
       tokenBias,
+      ...(request.head && { head: request.head.pass }),
       onMicrobatch: async () => {
         await nextTurn();
         if (request.signal?.aborted)
@@ -259,7 +264,7 @@ function trainingFingerprint(request: TrainRequest, optimizer: OptimizerSettings
     delta,
   };
   const maxTokens = request.maxTokens ?? MICROBATCH_TOKENS;
-  const terms = { objective: request.objective?.name, beside: request.beside?.name };
+  const terms = { objective: request.objective?.name, beside: request.beside?.name, head: request.head?.name };
   const settings = { method, optimizer, schedule, noise, steps, batch, maxTokens, ema, terms, config: model.config };
   const examples = units.flatMap(of => [
     -1,
@@ -302,7 +307,18 @@ function checkChange(change: number, step: number): number {
   );
 }
 
-function checkRequest({ plan, steps, batch, units, model, tokenBias, checkpoint, seed }: TrainRequest): void {
+function checkRequest({
+  plan,
+  steps,
+  batch,
+  units,
+  model,
+  tokenBias,
+  checkpoint,
+  seed,
+  head,
+  rewrite,
+}: TrainRequest): void {
   if (checkpoint !== undefined && seed === undefined)
     throw invalid('seed', 'a training with a checkpoint needs the seed from which its steps can be replayed');
   if (tokenBias !== undefined && tokenBias.length !== model.config.vocabSize)
@@ -311,6 +327,8 @@ function checkRequest({ plan, steps, batch, units, model, tokenBias, checkpoint,
       `the token bias has ${tokenBias.length} entries, the vocabulary ${model.config.vocabSize}`,
     );
   if (plan !== undefined) {
+    if (head !== undefined || rewrite !== undefined)
+      throw invalid('head', 'distillation is on public text, without a plan: the teacher may be private');
     if (plan.units !== units.length)
       throw invalid('units', `the plan was made for ${plan.units} units, the training has ${units.length}`);
     return;
