@@ -103,6 +103,12 @@ const schema = z.strictObject({
         .min(1)
         .default(32)
         .describe("At most so many of a user's examples count in a round"),
+      canaries: z
+        .number()
+        .int()
+        .min(0)
+        .default(4)
+        .describe('Canary users that audit each private round; at most 2% of the expected users'),
     })
     .prefault({}),
   monitor: z

@@ -7,6 +7,7 @@ import type { CallOptions } from '../../learn/worker/process.ts';
 import { declare } from '../../store/ledger.ts';
 import { noteProgress } from '../../store/rounds.ts';
 import { getVersion, setEvaluation } from '../../store/versions.ts';
+import { auditLine, type CanaryAudit, canaryAudit } from './canaries.ts';
 import { constraintLine, constraintReports } from './constraints.ts';
 import { headFiles, languageFiles } from './files.ts';
 import type { Step } from './machine.ts';
@@ -17,6 +18,8 @@ import { type Figures, workOf } from './work.ts';
 export interface Verdict extends GateVerdict {
   readonly champion: Card;
   readonly candidate: Card;
+  /** What the canary users of this and all earlier rounds show. */
+  readonly audit?: CanaryAudit;
   /** Every declared constraint, before and after, and whether it was met. */
   readonly constraints?: readonly ConstraintReport[];
 }
@@ -111,10 +114,13 @@ export function gateStep(ports: RoundPorts): Step {
       { ...figures(champion), version: round.parent },
       { ...figures(candidate), epsilon: round.epsilon },
     );
-    const lines = [...judged.lines, ...constrained.map(constraintLine)];
+    const audit = await canaryAudit(ports.db, ports.budget().delta);
+    const lines = [...judged.lines, ...constrained.map(constraintLine), ...(audit ? [auditLine(audit)] : [])];
     const verdict: Verdict = {
       ...{ ...judged, lines, champion, candidate },
-      admitted: judged.admitted && constrained.every(({ hard, met }) => !hard || met === true),
+      admitted:
+        judged.admitted && audit?.frozen !== true && constrained.every(({ hard, met }) => !hard || met === true),
+      ...(audit && { audit }),
       ...(constrained.length > 0 && { constraints: constrained }),
     };
     const declared = {

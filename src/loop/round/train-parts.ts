@@ -7,6 +7,7 @@ import type { CallOptions } from '../../learn/worker/process.ts';
 import type { DocumentsTrained, NoiseInput, StepMethod } from '../../learn/worker/types.ts';
 import type { RoundRow } from '../../store/rounds.ts';
 import type { VersionRow } from '../../store/versions.ts';
+import type { CanaryRecord } from './canaries.ts';
 import { keep, languageFiles } from './files.ts';
 import type { Compute, RoundPorts } from './ports.ts';
 import type { Noise, TextTraining, Trained } from './work.ts';
@@ -32,6 +33,8 @@ export interface Done {
   readonly notes?: readonly string[];
   /** Why there is nothing to publish of it. */
   readonly nothing?: string | undefined;
+  /** Of the canary users of a private training. */
+  readonly canaries?: readonly CanaryRecord[];
 }
 
 export const noiseInput = (noise: Noise): NoiseInput => {

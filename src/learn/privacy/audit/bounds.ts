@@ -256,3 +256,9 @@ export function gaussianEpsilonBound(canaries: readonly Canary[], options: Bound
   }
   return mu > 0 ? gaussianEpsilon(mu, delta) : 0;
 }
+
+/** `oneRunEpsilon` where every one of m canaries was guessed by a rule fixed before, so many of them right. */
+export function guessedEpsilon(m: number, right: number, options: BoundOptions): number {
+  const { significance, delta } = checked(options);
+  return m < 1 ? 0 : oneRun(m, m, right, significance, delta, 0);
+}

@@ -3,6 +3,7 @@ export {
   type Choice,
   clopperPearsonEpsilon,
   gaussianEpsilonBound,
+  guessedEpsilon,
   largestBound,
   type MuInterval,
   muInterval,

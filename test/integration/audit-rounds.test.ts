@@ -1,0 +1,180 @@
+import assert from 'node:assert/strict';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import type { ActionOf } from '../../src/events/actions.ts';
+import type { DocumentsInput, DocumentsTrained } from '../../src/learn/worker/types.ts';
+import { auditOf, canariesOf, takingPart } from '../../src/loop/round/canaries.ts';
+import type { Compute, Verdict } from '../../src/loop/round/index.ts';
+import { getFact } from '../../src/store/facts.ts';
+import { roundDeployment } from '../support/rounds.ts';
+
+const train: ActionOf<'finetune'> = {
+  do: 'finetune',
+  data: 'documents',
+  method: 'norms',
+  objective: 'auto',
+  epsilon: 0.3,
+  max_minutes: 1,
+};
+const privacy = { expected_users: 200, examples_per_user: 32, canaries: 4 };
+const training = (byte = 7) => ({
+  kind: 'norms' as const,
+  minutes: 1,
+  noise: {
+    noiseMultiplier: 1,
+    sampleRate: 1,
+    steps: 1,
+    clip: { kind: 'auto-s' as const },
+    expectedUnits: 200,
+    delta: 1e-6,
+    seed: byte.toString(16).padStart(2, '0').repeat(32),
+  },
+});
+const settings = (change: Partial<typeof privacy> = {}) =>
+  ({ settings: { privacy: { ...privacy, ...change } } }) as Parameters<typeof canariesOf>[0];
+
+test('canary users: at most 2% of the expected ones, from the sealed seed alone, each in or out by a fair coin', () => {
+  const canaries = canariesOf(settings(), training())!;
+  assert.equal(canaries.users.length, 4);
+  assert.deepEqual(canariesOf(settings(), training()), canaries, 'a retry makes the same ones');
+  assert.notDeepEqual(canariesOf(settings(), training(8)), canaries);
+  assert.equal(canariesOf(settings({ expected_users: 100 }), training())!.users.length, 2);
+  assert.equal(canariesOf(settings({ expected_users: 49 }), training()), undefined);
+  assert.equal(canariesOf(settings({ canaries: 0 }), training()), undefined);
+  assert.equal(canariesOf(settings(), { kind: 'norms', minutes: 1 }), undefined, 'none without noise');
+  const all = Array.from({ length: 100 }, (_, i) => canariesOf(settings(), training(i + 1))!);
+  const ins = all.reduce((sum, of) => sum + takingPart(of).length, 0);
+  assert.ok(ins > 160 && ins < 240, `${ins} of 400 take part`);
+  const labels = new Set(
+    all.flatMap(of => canariesOf(settings(), training(of.users.length), ['a', 'b'])!.users.map(u => u.label)),
+  );
+  assert.deepEqual([...labels].sort(), ['a', 'b']);
+});
+
+test('evidence over rounds: what it can show is stated; chance does not freeze; a leak does', () => {
+  const entry = (round: number, right: number) => ({
+    round,
+    epsilon: 1,
+    records: Array.from({ length: 4 }, (_, i) => ({ kind: 'norms' as const, in: true, score: i < right ? 9 : 0 })),
+  });
+  const chance = auditOf(
+    Array.from({ length: 30 }, (_, i) => entry(i, 2)),
+    1e-6,
+  );
+  assert.deepEqual([chance.canaries, chance.right, chance.bound, chance.frozen], [120, 60, 0, false]);
+  const leak = auditOf(
+    Array.from({ length: 10 }, (_, i) => entry(i, 4)),
+    1e-6,
+  );
+  assert.ok(leak.bound > 1.2 && leak.bound === leak.largest && leak.frozen);
+  const few = auditOf([entry(1, 4)], 1e-6);
+  assert.ok(few.largest < 0.5 && !few.frozen, 'four canaries cannot refute a claim of 1');
+});
+
+/** A worker that only pretends; `leaks`: what took part is known by heart afterwards, as if there were no noise. */
+async function deployment(t: TestContext, leaks: boolean) {
+  const asked: DocumentsInput[] = [];
+  let scored = 0;
+  const worker: Compute = {
+    threads: 1,
+    call: (async (_job: string, given: DocumentsInput) => {
+      asked.push(given);
+      const path = join(given.folder, 'weights.gguf');
+      await writeFile(path, `weights ${asked.length}`);
+      const noise = given.steps!.noise;
+      return {
+        model: { file: { path, sha256: '', bytes: 0 }, quantization: 'f32', parameters: 1, notes: [] },
+        ...{ steps: noise === 'none' ? 1 : noise.steps, notes: [], outOfTime: false, seconds: 1, tokensPerSecond: 1 },
+        ...{ change: 1, check: 1 },
+      } satisfies DocumentsTrained;
+    }) as Compute['call'],
+    perplexity: async (_files, texts) => {
+      // Canaries are scored twice: by the candidate, then by its parent.
+      const after = texts.length === 48 || scored++ % 2 === 0;
+      const learned = new Set(asked.at(-1)!.documents.map(document => document.text));
+      return texts.map(text => {
+        const known = leaks && after && learned.has(text);
+        return {
+          nll: texts.length === 48 ? 1 : known ? 5 : 60 + (after ? 0 : text.length % 3),
+          tokens: 1,
+          bytes: 1,
+          first: null,
+        };
+      });
+    },
+    classify: async () => assert.fail('nothing is classified here'),
+    close: async () => undefined,
+  };
+  const card = {
+    perplexity: 10,
+    perplexity_standard_error: null,
+    f1: null,
+    parameters: 1,
+    size_mb: 1,
+    tokens_per_second: null,
+  };
+  const measured = { card, items: { documents: [], labels: [] } };
+  const d = await roundDeployment(t, {
+    settings: { 'privacy.expected_users': 200 },
+    ports: { openWorker: () => worker, evaluate: async () => ({ champion: measured, candidate: measured }) },
+  });
+  await d.document(Array.from({ length: 12 }, (_, i) => ({ user: `a${i % 6}`, text: `private text ${i}` })));
+  return { d, asked };
+}
+
+test('a round trains on the canaries that take part, keeps its evidence without the seed, and says what it can show', async t => {
+  const { d, asked } = await deployment(t, false);
+  const round = await d.run([train]);
+  assert.deepEqual([round.state, round.error], ['published', null]);
+  const facts = (await getFact<{ round: number; records: { in: boolean; score: number }[] }[]>(d.db, 'canaries'))!;
+  assert.deepEqual([facts.length, facts[0]!.round, facts[0]!.records.length], [1, round.id, 4]);
+  const took = facts[0]!.records.filter(record => record.in).length;
+  const documents = asked[0]!.documents;
+  assert.equal(documents.filter(document => document.unit.startsWith('canary:')).length, took);
+  assert.equal(documents.length, 12 + took);
+  const { audit, lines } = round.verdict as Verdict;
+  assert.deepEqual([audit!.rounds, audit!.canaries, audit!.frozen], [1, 4, false]);
+  const line = lines.find(({ expression }) => expression === 'the canary audit')!;
+  assert.equal(line.result, 'pass');
+  assert.match(line.reason!, /of 4 canaries of 1 rounds guessed right: epsilon is at least .* can show at most/);
+  const sealed = (asked[0]!.steps!.noise as { seed: string }).seed;
+  assert.ok(!JSON.stringify([facts, round.work]).includes(sealed));
+});
+
+test('a training that leaks: after some rounds the evidence passes the claim, and publishing freezes by name', async t => {
+  const { d } = await deployment(t, true);
+  const states: string[] = [];
+  for (let i = 0; i < 5; i++) {
+    const round = await d.run([train]);
+    states.push(round.state);
+    if (round.state !== 'rejected') continue;
+    const { admitted, audit, lines } = round.verdict as Verdict;
+    assert.ok(!admitted && audit!.bound > audit!.claim && audit!.right === audit!.canaries);
+    assert.match(lines.at(-1)!.reason!, /publishing is frozen: the guarantee does not hold/);
+  }
+  assert.equal(states[0], 'published', 'four canaries can show too little');
+  assert.equal(states.at(-1), 'rejected');
+  const champion = await d.champion();
+  assert.equal((await d.run([{ ...train, epsilon: 0.2 }])).state, 'rejected', 'and stays frozen');
+  assert.equal(await d.champion(), champion);
+});
+
+test('a head trained by the real worker is audited too', async t => {
+  const d = await roundDeployment(t, {
+    settings: { tasks: [{ name: 'intent', labels: ['a', 'b'] }], 'privacy.expected_users': 100 },
+    ports: {},
+  });
+  await d.label(
+    Array.from({ length: 30 }, (_, i) => ({
+      user: `u${i}`,
+      text: `${i % 2 ? 'money' : 'card'} ${i}`,
+      label: i % 2 ? 'a' : 'b',
+    })),
+  );
+  const round = await d.run([{ ...train, data: 'feedback', method: 'head', epsilon: 2 }]);
+  assert.deepEqual([round.state, round.error], ['published', null]);
+  const { audit } = round.verdict as Verdict;
+  assert.deepEqual([audit!.canaries, audit!.frozen], [2, false]);
+  assert.ok(audit!.claim > 1.9 && audit!.claim <= 2 && audit!.largest < audit!.claim);
+});
