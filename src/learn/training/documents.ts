@@ -33,7 +33,17 @@ export interface DocumentsRequest
   readonly lower?: { readonly cache: HiddenCache; readonly from: number };
   readonly steps?: Pick<
     TrainRequest,
-    'method' | 'plan' | 'steps' | 'batch' | 'optimizer' | 'schedule' | 'seed' | 'ema' | 'checkpoint' | 'resume'
+    | 'method'
+    | 'plan'
+    | 'steps'
+    | 'batch'
+    | 'optimizer'
+    | 'schedule'
+    | 'seed'
+    | 'ema'
+    | 'checkpoint'
+    | 'resume'
+    | 'beside'
   >;
   /**
    * Asked after the histogram, with the number of units that it counted (under its noise, so asking costs nothing more): why the

@@ -112,6 +112,18 @@ export interface Jobs {
     };
     result: ModelResult & { readonly keptLayers: readonly number[] };
   };
+  /** Trains a model towards another on public text. */
+  distill: {
+    input: DistillInput;
+    /** Mean loss of the first and of the last steps: of public text, nats a token. */
+    result: ModelResult & {
+      readonly steps: number;
+      readonly seconds: number;
+      readonly tokens: number;
+      readonly first: number;
+      readonly last: number;
+    };
+  };
   /** Makes and trains a small model from nothing: `base: scratch`. */
   'pretrain-scratch': {
     input: { threads: number; maxSeconds?: number; out: string };
@@ -121,6 +133,29 @@ export interface Jobs {
     input: { model: string; type: string; out: string };
     result: ModelResult;
   };
+}
+
+export interface DistillInput {
+  readonly teacher: ModelFiles;
+  /** Without an adapter: that must have been merged. */
+  readonly student: Pick<ModelFiles, 'model' | 'logitBias'>;
+  /** Public, a document each. */
+  readonly texts: readonly string[];
+  /** Tokens in a sequence (default 128) and sequences in a step (default 8). */
+  readonly sequence?: number;
+  readonly batch?: number;
+  /** Default three passes, at least 60. */
+  readonly steps?: number;
+  readonly rate?: number;
+  /** Of teacher and student (default 1), tokens of the teacher kept (default 64), share of the labels' own loss (default 0). */
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly labels?: number;
+  /** The student writes this share of the batches; divergence by beta (GKD). */
+  readonly onPolicy?: { readonly share: number; readonly beta: number; readonly tokens?: number };
+  readonly maxSeconds?: number;
+  readonly threads: number;
+  readonly out: string;
 }
 
 export interface WrittenBlob {
@@ -137,6 +172,8 @@ export interface NoiseInput {
   readonly clip: Clip;
   readonly expectedUnits: number;
   readonly delta: number;
+  /** Of a step's privacy, for counts of right answers by group (constraints on recall and gaps). */
+  readonly countShare?: number;
   /** 64 hex digits. */
   readonly seed: string;
 }
@@ -167,6 +204,8 @@ export interface DocumentsInput {
   readonly histogram?: NoiseInput | 'none';
   /** Then steps of this method, with this noise; `none`: without noise. An adapter under `full` must have been merged. */
   readonly steps?: { readonly method: StepMethod; readonly noise: NoiseInput | 'none' };
+  /** For the steps. */
+  readonly against?: Against;
   /** Longest piece of a document, tokens, and most pieces of one unit. */
   readonly sequence: number;
   readonly perUnit: number;
@@ -178,23 +217,27 @@ export interface DocumentsInput {
   readonly checkpoint?: { readonly path: string; readonly everySteps?: number };
 }
 
+/** Constraints, and what is done against forgetting. */
+export interface Against {
+  /** Weights of the deployment's base: what a KL is measured from. */
+  readonly base: string;
+  readonly constraints: readonly ConstraintSpec[];
+  /** Share of a step that replays public text, and weight of the KL to the base on it. */
+  readonly replay: number;
+  readonly kl: number;
+  /** Decay of an average of the iterates. */
+  readonly ema?: number;
+  /** Of sources declared public; a built-in collection where there is none. */
+  readonly publicTexts: readonly string[];
+}
+
 export interface FeedbackInput {
   readonly files: ModelFiles;
-  /** Weights of the deployment's base: what the KL is measured from. */
-  readonly base: string;
   readonly rows: readonly FeedbackRow[];
   readonly objective: FeedbackObjective;
   readonly method: StepMethod;
   readonly noise: NoiseInput;
-  /** Share of a step's privacy for counts of right answers by group (constraints on recall and gaps). */
-  readonly countShare?: number;
-  readonly constraints?: readonly ConstraintSpec[];
-  /** Public text that is replayed and held against the base, and how much. */
-  readonly replay: number;
-  readonly kl: number;
-  readonly ema?: number;
-  /** Of sources declared public; a built-in collection where there is none. */
-  readonly publicTexts: readonly string[];
+  readonly against: Against;
   /** Longest prompt and answer together, tokens. */
   readonly sequence: number;
   readonly maxSeconds: number;

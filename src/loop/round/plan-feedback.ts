@@ -1,5 +1,6 @@
 import { LearndError } from '../../base/errors.ts';
 import { noiseMultiplier } from '../../learn/privacy/accountant.ts';
+import { isCounted } from '../../learn/training/constraints/spec.ts';
 import type { Queryable } from '../../store/database.ts';
 import { eligible, freezeSaid, type Said } from '../../store/feedback-view.ts';
 import { freezeLabels, tasksInView } from '../../store/round-rows.ts';
@@ -20,6 +21,9 @@ export const SAID: Readonly<Record<Exclude<Objective, 'classify'>, readonly Said
 
 /** Public text in a step: 5% is usual for a weak shift (2403.08763). */
 const REPLAY = 0.05;
+
+/** Share of a step's privacy for counts of right answers, where a constraint asks for them: gradients get 5% more noise. */
+const COUNT_SHARE = 0.1;
 
 interface Planned {
   readonly trainings: readonly (HeadTraining | FeedbackTraining)[];
@@ -50,6 +54,10 @@ export async function feedbackTrainings(
     const { method } = finetune;
     const noise = noiseOf(ports, finetune, method === 'auto' ? 'head' : method, delta, tasks.length);
     const minutes = finetune.minutes / tasks.length;
+    const counted = (task: string): Noise =>
+      finetune.constraints.some(constraint => isCounted(constraint) && constraint.task === task)
+        ? { ...noise, countShare: COUNT_SHARE }
+        : noise;
     const trainings = tasks.map(({ name: task, labels }): HeadTraining | FeedbackTraining =>
       method === 'auto' || method === 'head'
         ? { kind: 'head', task, labels, minutes, noise: seeded(noise) }
@@ -58,7 +66,7 @@ export async function feedbackTrainings(
             task,
             labels,
             minutes,
-            noise: seeded(noise),
+            noise: seeded(counted(task)),
           },
     );
     const how = method === 'auto' ? 'a head on frozen features: few numbers under noise' : `method ${method}`;
@@ -79,14 +87,20 @@ export async function feedbackTrainings(
   };
 }
 
+/** What the action says against forgetting. */
+export const forgetting = ({ replay, kl, ema }: Finetune): Pick<FeedbackTraining, 'replay' | 'kl' | 'ema'> => ({
+  ...(replay !== undefined && { replay }),
+  ...(kl !== undefined && { kl }),
+  ...(ema !== undefined && { ema }),
+});
+
 const base = (finetune: Finetune, method: FeedbackTraining['method'], objective: Objective) =>
   ({
     kind: 'feedback',
     method,
     objective,
-    replay: finetune.replay ?? REPLAY,
-    kl: finetune.kl ?? 0,
-    ...(finetune.ema !== undefined && { ema: finetune.ema }),
+    replay: REPLAY,
+    ...forgetting(finetune),
   }) as const;
 
 const LABELS = 'Send labels for a task declared in settings';

@@ -1,13 +1,14 @@
 import { LearndError } from '../../base/errors.ts';
-import type { Action } from '../../events/actions.ts';
+import type { Action, ActionOf } from '../../events/actions.ts';
 import { epsilon } from '../../learn/privacy/accountant.ts';
 import type { Queryable } from '../../store/database.ts';
 import { declare, reserve } from '../../store/ledger.ts';
 import { freezeDocuments, freezeHoldout, publicSources } from '../../store/round-rows.ts';
 import type { RoundRow } from '../../store/rounds.ts';
+import { teacherVersion } from './distill.ts';
 import type { Outcome, Step } from './machine.ts';
 import { documentTraining } from './plan-documents.ts';
-import { feedbackTrainings } from './plan-feedback.ts';
+import { feedbackTrainings, forgetting } from './plan-feedback.ts';
 import type { RoundPorts } from './ports.ts';
 import { type Program, programOf } from './program.ts';
 import { type Compression, mechanismsOf, type RoundWork, type Training } from './work.ts';
@@ -84,7 +85,7 @@ async function freezeAndReserve(
             );
       view.documents = rows;
       const { training, why } = await documentTraining(ports, round, finetune, budget.delta);
-      trainings.push(training);
+      trainings.push({ ...training, ...forgetting(finetune) });
       notes.push(why);
       if (publicOnly)
         await declare(tx, {
@@ -119,6 +120,7 @@ async function freezeAndReserve(
         ...(program.prune.drop_layers !== undefined && { dropLayers: program.prune.drop_layers }),
       },
     }),
+    ...(program.distill && { distill: await distillation(tx, program.distill) }),
     ...(program.quantize && { quantize: program.quantize.type }),
   };
   const constraints = program.finetunes.flatMap(finetune => finetune.constraints);
@@ -127,6 +129,13 @@ async function freezeAndReserve(
     ...(constraints.length > 0 && { constraints }),
   };
   return { epsilon: mechanisms.length > 0 ? epsilon(mechanisms, budget.delta) : 0, work: { ...work } };
+}
+
+async function distillation(tx: Queryable, { teacher, max_minutes }: ActionOf<'distill'>) {
+  return {
+    minutes: max_minutes,
+    ...(teacher !== undefined && { teacher: (await teacherVersion(tx, teacher)).n }),
+  };
 }
 
 const called = (training: Training): string => {

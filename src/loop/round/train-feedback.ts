@@ -2,6 +2,7 @@ import { LearndError } from '../../base/errors.ts';
 import type { VersionManifest } from '../../learn/model/version.ts';
 import { type ConstraintSpec, isCounted } from '../../learn/training/constraints/spec.ts';
 import type { FeedbackObjective, FeedbackRow } from '../../learn/training/objectives/feedback.ts';
+import type { Against } from '../../learn/worker/types.ts';
 import type { Queryable } from '../../store/database.ts';
 import { type SaidRow, viewSaid } from '../../store/feedback-view.ts';
 import { publicTexts, viewLabels } from '../../store/round-rows.ts';
@@ -15,8 +16,6 @@ import type { FeedbackTraining } from './work.ts';
 
 /** Longest prompt and answer together, tokens: what a row costs in time. */
 const SEQUENCE = 192;
-/** Share of a step's privacy for counts of right answers, where a constraint asks for them: gradients get 5% more noise. */
-const COUNT_SHARE = 0.1;
 /** Public texts that may be replayed. */
 const PUBLIC_TEXTS = 512;
 
@@ -29,20 +28,15 @@ export async function trainFeedback(
 ): Promise<Done> {
   const { ports, round, worker, folder, checkpoint, call } = context;
   const manifest = await adapterFits(context, before, training.method, true);
-  const own = constraintsOf(training, constraints);
   const result = await worker.call(
     'train-feedback',
     {
       files: await languageFiles(ports.artifacts, manifest),
-      base: await baseFile(ports, manifest),
       rows: await feedbackRows(ports.db, round.id, training),
       objective: objectiveOf(training),
       method: stepMethod(training.method, true),
       noise: noiseInput(training.noise),
-      ...(own.some(isCounted) && { countShare: COUNT_SHARE }),
-      constraints: own,
-      ...{ replay: training.replay, kl: training.kl, ...(training.ema !== undefined && { ema: training.ema }) },
-      publicTexts: await publicTexts(ports.db, PUBLIC_TEXTS),
+      against: await againstOf(context, manifest, training, constraintsOf(training, constraints)),
       ...{ sequence: SEQUENCE, maxSeconds: training.minutes * 60, threads: worker.threads, folder },
       checkpoint: { path: checkpoint },
     },
@@ -56,6 +50,20 @@ export async function trainFeedback(
     manifest: next,
     trained: { kind: 'feedback', objective, steps, seconds, ...(task !== undefined && { task }) },
     notes: result.notes,
+  };
+}
+
+/** Constraints and what is done against forgetting, with the public text for both. */
+export async function againstOf(
+  { ports }: Pick<Context, 'ports'>,
+  manifest: VersionManifest,
+  { replay = 0, kl = 0, ema }: Pick<FeedbackTraining, 'replay' | 'kl' | 'ema'>,
+  constraints: readonly ConstraintSpec[],
+): Promise<Against> {
+  return {
+    base: await baseFile(ports, manifest),
+    ...{ constraints, replay, kl, ...(ema !== undefined && { ema }) },
+    publicTexts: await publicTexts(ports.db, PUBLIC_TEXTS),
   };
 }
 

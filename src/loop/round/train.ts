@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { LearndError } from '../../base/errors.ts';
 import type { Blob, VersionManifest } from '../../learn/model/version.ts';
 import { epsilon } from '../../learn/privacy/accountant.ts';
-import type { ConstraintSpec } from '../../learn/training/constraints/spec.ts';
+import { type ConstraintSpec, isPublic } from '../../learn/training/constraints/spec.ts';
 import type { CallOptions } from '../../learn/worker/process.ts';
 import type { DocumentsInput } from '../../learn/worker/types.ts';
 import { getFact, setFact } from '../../store/facts.ts';
@@ -11,11 +11,12 @@ import { appendEvent } from '../../store/outbox.ts';
 import { viewDocuments, viewLabels } from '../../store/round-rows.ts';
 import { noteProgress, noteWork, type RoundRow } from '../../store/rounds.ts';
 import { getVersion, listVersions } from '../../store/versions.ts';
+import { addEvidence, type CanaryRecord, canariesOf, headRecords, takingPart, textRecords } from './canaries.ts';
 import { checkHead, checkText } from './check.ts';
 import { checkpointFolder, freshFolder, keep, languageFiles, removeFolder } from './files.ts';
 import type { Step } from './machine.ts';
 import type { RoundPorts } from './ports.ts';
-import { feedbackRows, trainFeedback } from './train-feedback.ts';
+import { againstOf, feedbackRows, trainFeedback } from './train-feedback.ts';
 import { adapterFits, type Context, type Done, noiseInput, stepMethod, withFiles } from './train-parts.ts';
 import {
   type HeadTraining,
@@ -52,6 +53,7 @@ export function trainStep(ports: RoundPorts): Step {
     const worker = ports.openWorker();
     const trained: Trained[] = [];
     const notes: string[] = [...(workOf(round).notes ?? [])];
+    const records: CanaryRecord[] = [];
     let nothing: string | undefined;
     let manifest = parent.manifest;
     try {
@@ -69,6 +71,7 @@ export function trainStep(ports: RoundPorts): Step {
         manifest = done.manifest;
         trained.push(done.trained);
         notes.push(...(done.notes ?? []));
+        records.push(...(done.canaries ?? []));
         nothing ??= done.nothing;
       }
     } finally {
@@ -90,6 +93,7 @@ export function trainStep(ports: RoundPorts): Step {
       epsilon: epsilon(released, delta),
       commit: async tx => {
         if (released.length > 0) await settle(tx, { round: round.id, mechanisms: released, delta, compose: epsilon });
+        await addEvidence(tx, { round: round.id, epsilon: epsilon(released, delta), records });
         return {};
       },
     };
@@ -108,7 +112,7 @@ function trainOne(
     case 'feedback':
       return trainFeedback(context, manifest, training, constraints);
     default:
-      return trainText(context, manifest, training);
+      return trainText(context, manifest, training, constraints);
   }
 }
 
@@ -175,7 +179,8 @@ function watched(ports: RoundPorts, round: RoundRow, training: Training, signal:
 
 async function trainHead(context: Context, manifest: VersionManifest, training: HeadTraining): Promise<Done> {
   const { ports, round, worker, folder, call } = context;
-  const examples = await viewLabels(ports.db, round.id, training.task);
+  const canaries = canariesOf(ports, training, training.labels);
+  const examples = [...(await viewLabels(ports.db, round.id, training.task)), ...takingPart(canaries)];
   const { blob: features, layer } = await featureModel(context, manifest);
   const result = await worker.call(
     'train-head',
@@ -206,6 +211,7 @@ async function trainHead(context: Context, manifest: VersionManifest, training: 
   return {
     manifest: next,
     trained: { kind: 'head', task: training.task, steps: result.steps, seconds: result.seconds },
+    canaries: await headRecords(context, canaries, { name: training.task, labels: training.labels }, next),
   };
 }
 
@@ -236,7 +242,12 @@ async function featureModel(
   return made;
 }
 
-async function trainText(context: Context, before: VersionManifest, training: TextTraining): Promise<Done> {
+async function trainText(
+  context: Context,
+  before: VersionManifest,
+  training: TextTraining,
+  constraints: readonly ConstraintSpec[],
+): Promise<Done> {
   const { ports, round, worker, folder, checkpoint, call } = context;
   const view = await viewDocuments(ports.db, round.id);
   const isPrivate = noisesOf(training).length > 0;
@@ -245,15 +256,19 @@ async function trainText(context: Context, before: VersionManifest, training: Te
   const way = isPrivate ? 'private' : 'public';
   const { kind } = training;
   const manifest = await adapterFits(context, before, kind, isPrivate);
+  const canaries = canariesOf(ports, training);
+  const held = constraints.filter(isPublic);
+  const asked = held.length > 0 || (training.replay ?? 0) + (training.kl ?? 0) > 0 || training.ema !== undefined;
   const input: DocumentsInput = {
     files: await languageFiles(ports.artifacts, manifest),
-    documents: documents.map(({ unit, text }) => ({ unit, text })),
+    documents: [...documents, ...takingPart(canaries)].map(({ unit, text }) => ({ unit, text })),
     ...(isPrivate
       ? training.histogram && { histogram: noiseInput(training.histogram) }
       : kind === 'bias' && { histogram: 'none' }),
     ...(kind !== 'bias' && {
       steps: { method: stepMethod(kind, isPrivate), noise: training.noise ? noiseInput(training.noise) : 'none' },
     }),
+    ...(asked && { against: await againstOf(context, manifest, training, held) }),
     sequence: SEQUENCE[way],
     perUnit: PIECES[way],
     maxSeconds: training.minutes * 60,
@@ -267,5 +282,5 @@ async function trainText(context: Context, before: VersionManifest, training: Te
   if (nothing !== undefined) return { manifest: before, trained, notes, nothing };
   const next = await withFiles(context, manifest, result);
   await checkText(ports, worker, next, result.check, call);
-  return { manifest: next, trained, notes };
+  return { manifest: next, trained, notes, canaries: await textRecords(context, kind, canaries, before, next) };
 }

@@ -15,11 +15,20 @@ export interface Noise {
   readonly clip: Clip;
   readonly expectedUnits: number;
   readonly delta: number;
+  /** Of a step's privacy, for counts of right answers by group (constraints). */
+  readonly countShare?: number;
   /**
    * 64 hex digits: sampling and noise of this training. A retry after a crash makes the same release again instead of a second
    * one. As secret as the data, and destroyed when the training is settled.
    */
   readonly seed?: string;
+}
+
+/** Against forgetting: share of public replay in a step, weight of the KL to the base, decay of an average of the iterates. */
+interface Forgetting {
+  readonly replay?: number;
+  readonly kl?: number;
+  readonly ema?: number;
 }
 
 interface TrainingBase {
@@ -39,7 +48,7 @@ export interface HeadTraining extends TrainingBase {
  * On documents, in up to two parts: a histogram of tokens (a bias on the vocabulary's logits), and steps of a method. Neither has
  * noise: on documents of sources declared public.
  */
-export interface TextTraining extends TrainingBase {
+export interface TextTraining extends TrainingBase, Forgetting {
   /** What the steps train; `bias`: the histogram is all. */
   readonly kind: 'bias' | 'norms' | 'lora' | 'full';
   /** Of the histogram, before the steps. */
@@ -47,7 +56,7 @@ export interface TextTraining extends TrainingBase {
 }
 
 /** On what people said about answers, or on labels by the language model itself. */
-export interface FeedbackTraining extends TrainingBase {
+export interface FeedbackTraining extends TrainingBase, Forgetting {
   readonly kind: 'feedback';
   readonly method: 'norms' | 'lora' | 'full';
   readonly objective: 'instruct' | 'preference' | 'classify';
@@ -55,16 +64,14 @@ export interface FeedbackTraining extends TrainingBase {
   readonly task?: string;
   readonly labels?: readonly string[];
   readonly noise: Noise;
-  /** Share of public replay in a step, weight of the KL to the base, decay of an average of the iterates. */
-  readonly replay: number;
-  readonly kl: number;
-  readonly ema?: number;
 }
 
 export type Training = HeadTraining | TextTraining | FeedbackTraining;
 
 export interface Compression {
   readonly prune?: { readonly ffn?: number; readonly dropLayers?: number };
+  /** `teacher`: number of a version; without it, the candidate before pruning. */
+  readonly distill?: { readonly teacher?: number; readonly minutes: number };
   readonly quantize?: string;
 }
 
@@ -113,6 +120,13 @@ export const mechanismOf = (noise: Noise, steps = noise.steps): Mechanism => ({
   noise_multiplier: noise.noiseMultiplier,
   sample_rate: noise.sampleRate,
   steps,
+  ...(noise.countShare !== undefined && { parts: partsOf(noise.noiseMultiplier, noise.countShare) }),
+});
+
+/** What a step is made of (privacy/plan.ts), for whoever reads the ledger. */
+const partsOf = (sigma: number, share: number) => ({
+  gradients: sigma / Math.sqrt(1 - share),
+  outcomes: sigma / Math.sqrt(share),
 });
 
 /** Of its parts, in the order in which they are released. None: it adds no noise. */

@@ -37,7 +37,7 @@ export function unitsOf(
   return [...byUnit.values()].map(documents => unitExamples(documents, sequence, perUnit));
 }
 
-export const planOf = (noise: NoiseInput & { countShare?: number | undefined }, units: number): DpPlan =>
+export const planOf = (noise: NoiseInput, units: number): DpPlan =>
   makePlan({
     units,
     expectedUnits: noise.expectedUnits,

@@ -16,6 +16,7 @@ import type { DocumentsInput, DocumentsTrained, Jobs } from '../types.ts';
 import { forget, type Loaded, load } from './loaded.ts';
 import { modelResult, parametersOf, partsOf } from './model-file.ts';
 import { beforeTraining, type Verify } from './self-check.ts';
+import { anchorsFor, termsOf } from './terms.ts';
 import { checkFigure, planOf, unitsOf } from './text-training.ts';
 
 /** Examples of a step without noise, and how often each is seen (40 steps of 64 took SmolLM2-135M from 96 to 24: algorithms 12). */
@@ -35,7 +36,9 @@ export async function trainDocumentsJob(
   context: JobContext,
 ): Promise<DocumentsTrained> {
   forget();
+  const anchors = input.against && (await anchorsFor(input.against, input.threads));
   const loaded = await loadForTraining(input);
+  const terms = input.against && termsOf(input.against, loaded, anchors!);
   const { model, checkpoint } = loaded;
   const units = unitsOf(input, checkpoint.tokenizer);
   const started = performance.now();
@@ -51,7 +54,11 @@ export async function trainDocumentsJob(
     }),
     publicText: PUBLIC_SENTENCES.map(text => checkpoint.tokenizer.encode(text)),
     ...(input.steps && {
-      steps: { ...stepsOf(input.steps, units, checkpoint.config.layers), ...checkpointOf(input) },
+      steps: {
+        ...{ ...stepsOf(input.steps, units, checkpoint.config.layers), ...checkpointOf(input) },
+        ...(terms && { beside: terms }),
+        ...(input.against?.ema !== undefined && { ema: input.against.ema }),
+      },
     }),
     ...(input.histogram && input.steps && { notWorth: worthOf(input.steps, loaded) }),
     onHistogram: async (done, total) => {
@@ -74,6 +81,7 @@ export async function trainDocumentsJob(
       tokensPerSecond: trained.steps?.tokensPerSecond ?? 0,
     };
   } finally {
+    terms?.dispose();
     loaded.adapter?.dispose();
     model.dispose();
   }

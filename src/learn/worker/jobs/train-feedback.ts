@@ -1,13 +1,12 @@
-import type { Example } from '../../model/engine/units.ts';
-import { type ConstraintSpec, type ItemFacts, probeExample, Terms } from '../../training/constraints/index.ts';
+import type { ItemFacts } from '../../training/constraints/index.ts';
 import { denseBias } from '../../training/index.ts';
 import { type FeedbackUnits, feedbackUnits, type Item } from '../../training/objectives/index.ts';
 import { trainToEnd } from '../../training/trainer.ts';
 import type { JobContext } from '../serve.ts';
 import type { FeedbackInput, FeedbackTrained } from '../types.ts';
-import { forget, type Loaded } from './loaded.ts';
-import { baseAnchors, publicSequences } from './public-anchors.ts';
+import { forget } from './loaded.ts';
 import { beforeTraining } from './self-check.ts';
+import { anchorsFor, termsOf } from './terms.ts';
 import { planOf } from './text-training.ts';
 import { loadForTraining, norms, writeFiles } from './train-documents.ts';
 
@@ -18,9 +17,7 @@ import { loadForTraining, norms, writeFiles } from './train-documents.ts';
 export async function trainFeedback(input: FeedbackInput, context: JobContext): Promise<FeedbackTrained> {
   forget();
   const started = performance.now();
-  const constraints = input.constraints ?? [];
-  const anchored = input.kl > 0 || constraints.some(({ kind }) => kind === 'kl_to_base');
-  const anchors = anchored ? await baseAnchors(input.base, input.threads) : [];
+  const anchors = await anchorsFor(input.against, input.threads);
   const wanted = { ...input, steps: { method: input.method, noise: input.noise } };
   const loaded = await loadForTraining(wanted);
   const { model, checkpoint } = loaded;
@@ -28,16 +25,7 @@ export async function trainFeedback(input: FeedbackInput, context: JobContext): 
   const before = method.kind === 'norms' ? norms(model) : undefined;
   const feedback = feedbackUnits(input.rows, input.objective, { checkpoint, sequence: input.sequence });
   const { units, objective } = feedback;
-  const terms = new Terms({
-    constraints,
-    anchors,
-    ...(input.replay > 0 && {
-      replay: { share: input.replay, sequences: publicSequences(checkpoint.tokenizer, input.publicTexts) },
-    }),
-    ...(input.kl > 0 && { kl: { weight: input.kl } }),
-    probes: probesOf(constraints, loaded),
-    facts: factsOf(feedback),
-  });
+  const terms = termsOf(input.against, loaded, anchors, factsOf(feedback));
   const bias = input.files.logitBias?.map(([token, value]): [number, number] => [token, value]);
   const verify = await beforeTraining(loaded, context, bias && denseBias(bias, checkpoint.config.vocabSize));
   try {
@@ -49,7 +37,7 @@ export async function trainFeedback(input: FeedbackInput, context: JobContext): 
         ...(bias && { tokenBias: denseBias(bias, checkpoint.config.vocabSize) }),
         plan: planOf(input.noise, units.length),
         seed: Buffer.from(input.noise.seed, 'hex'),
-        ...(input.ema !== undefined && { ema: input.ema }),
+        ...(input.against.ema !== undefined && { ema: input.against.ema }),
         ...(input.checkpoint && { checkpoint: input.checkpoint, resume: 'same' as const }),
       },
       ({ step, steps: total, tokensPerSecond }) =>
@@ -77,23 +65,6 @@ export async function trainFeedback(input: FeedbackInput, context: JobContext): 
 /** A small model may have fewer blocks than are asked for. */
 const fitting = (method: FeedbackInput['method'], layers: number): FeedbackInput['method'] =>
   'layers' in method && method.layers !== undefined ? { ...method, layers: Math.min(method.layers, layers) } : method;
-
-const probesOf = (
-  constraints: readonly ConstraintSpec[],
-  { checkpoint }: Loaded,
-): ReadonlyMap<ConstraintSpec, readonly Example[]> =>
-  new Map(
-    constraints.flatMap(constraint =>
-      constraint.kind === 'forbidden'
-        ? [
-            [
-              constraint,
-              constraint.probes.map(probe => probeExample(checkpoint, probe, checkpoint.config.contextLength)),
-            ] as const,
-          ]
-        : [],
-    ),
-  );
 
 /** Label and region of each label choice. */
 function factsOf({ labelOf, regionOf }: FeedbackUnits): ReadonlyMap<Item, ItemFacts> {
