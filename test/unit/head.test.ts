@@ -15,7 +15,7 @@ import {
   totalRate,
   trainHead,
 } from '../../src/learn/training/head.ts';
-import { addOuter, logits, outerNorm } from '../../src/learn/training/head-kernels.ts';
+import { HeadGradients } from '../../src/learn/training/head-kernels.ts';
 import { publicStatistics, standardise, TrainingSpace } from '../../src/learn/training/head-space.ts';
 
 const near = (found: number, expected: number, tolerance: number): void => {
@@ -102,39 +102,50 @@ test('a head trained without noise equals numpy with full matrices', async () =>
   assert.equal(spent, null);
 });
 
-test('blocked products and the Gram norm equal plain loops, whatever the counts', () => {
-  for (const [n, labels, hidden] of [
-    [1, 2, 3],
-    [2, 4, 5],
-    [3, 5, 7],
-    [5, 9, 4],
-    [6, 3, 8],
-    [7, 6, 2],
-  ] as const) {
-    const from = 2;
-    const features = stream.normal((from + n) * hidden);
-    const weight = Float64Array.from(stream.normal(labels * hidden));
-    const out = new Float64Array(n * labels);
-    logits(features, from, n, weight, hidden, out);
-    const errors = Float64Array.from(stream.normal(n * labels));
-    const sum = new Float64Array(labels * hidden).fill(1);
-    addOuter(features, from, n, errors, 0.5, hidden, sum);
-    let square = 0;
-    for (let c = 0; c < labels; c++) {
-      for (let e = 0; e < n; e++) {
-        let dot = 0;
-        for (let i = 0; i < hidden; i++) dot += weight[c * hidden + i]! * features[(from + e) * hidden + i]!;
-        near(out[e * labels + c]!, dot, 1e-12);
+test('clipped sums equal plain loops over units, whatever is drawn; a unit that is not finite adds nothing', () => {
+  const [hidden, labels] = [7, 5];
+  const sizes = [1, 3, 2, 6, 1];
+  const rows = sizes.reduce((a, b) => a + b);
+  const features = stream.normal(rows * hidden);
+  const truth = Int32Array.from({ length: rows }, () => stream.below(labels));
+  let at = 0;
+  const units = sizes.map(n => {
+    at += n;
+    return { from: at - n, to: at };
+  });
+  features[units[4]!.from * hidden] = Number.NaN;
+  const weight = Float64Array.from(stream.normal(labels * hidden));
+  const clip = (norm: number): number => Math.min(1, 0.4 / norm);
+  const gradients = new HeadGradients(features, truth, units, { hidden, labels });
+  for (const drawn of [undefined, [0, 2, 4], []]) {
+    const { sum, loss } = gradients.sum(weight, clip, drawn);
+    const expected = new Float64Array(labels * hidden);
+    let nats = 0;
+    for (const u of drawn ?? [0, 1, 2, 3, 4]) {
+      if (u === 4) continue;
+      const { from, to } = units[u]!;
+      const own = new Float64Array(labels * hidden);
+      for (let row = from; row < to; row++) {
+        const x = features.subarray(row * hidden, (row + 1) * hidden);
+        const z = Array.from({ length: labels }, (_, c) => x.reduce((s, v, i) => s + v * weight[c * hidden + i]!, 0));
+        const total = z.reduce((s, v) => s + Math.exp(v), 0);
+        nats -= (z[truth[row]!]! - Math.log(total)) / (to - from);
+        for (let c = 0; c < labels; c++) {
+          const error = Math.exp(z[c]!) / total - (c === truth[row] ? 1 : 0);
+          for (let i = 0; i < hidden; i++) own[c * hidden + i]! += (error * x[i]!) / (to - from);
+        }
       }
-      for (let i = 0; i < hidden; i++) {
-        let total = 0;
-        for (let e = 0; e < n; e++) total += errors[e * labels + c]! * features[(from + e) * hidden + i]!;
-        near(sum[c * hidden + i]!, 1 + 0.5 * total, 1e-12);
-        square += total * total;
-      }
+      const factor = clip(Math.hypot(...own));
+      own.forEach((v, i) => {
+        expected[i]! += factor * v;
+      });
     }
-    near(outerNorm(features, from, n, errors, hidden), Math.sqrt(square), 1e-9);
+    near(loss, nats, 1e-5);
+    expected.forEach((v, i) => {
+      near(sum[i]!, v, 1e-6);
+    });
   }
+  gradients.dispose();
 });
 
 test('the training space evens public text out, and folds into weights', () => {

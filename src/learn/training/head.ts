@@ -9,8 +9,9 @@
 import { invalid } from '../../base/errors.ts';
 import type { Head } from '../model/types.ts';
 import { type Clip, type DpPlan, type Mechanism, makePlan } from '../privacy/index.ts';
-import { addOuter, logits, outerNorm, softmaxRow } from './head-kernels.ts';
+import { HeadGradients, type UnitRows } from './head-kernels.ts';
 import { publicStatistics, standardise, TrainingSpace } from './head-space.ts';
+import { releaseFinding, requireAll } from './self-check.ts';
 
 export interface HeadUnit {
   /** The privacy unit; units of the same user are merged. */
@@ -108,12 +109,6 @@ export function headPlan(request: {
   return makePlan({ ...request, sampleRate: 1, steps: HEAD_STEPS, clip: HEAD_CLIP, unit: 'user' });
 }
 
-interface Unit {
-  /** Rows of the feature matrix: from ... to - 1. */
-  readonly from: number;
-  readonly to: number;
-}
-
 const isPlan = (privacy: HeadPrivacy | DpPlan): privacy is DpPlan => 'clipFactor' in privacy;
 
 function check(request: HeadRequest): void {
@@ -191,7 +186,7 @@ export async function trainHead(request: HeadRequest): Promise<TrainedHead> {
   const count = users.reduce((sum, examples) => sum + examples.length, 0);
   const features = new Float32Array(count * hidden);
   const truth = new Int32Array(count);
-  const units: Unit[] = [];
+  const units: UnitRows[] = [];
   let at = 0;
   const standard = new Float32Array(hidden);
   for (const examples of users) {
@@ -229,7 +224,7 @@ export async function trainHead(request: HeadRequest): Promise<TrainedHead> {
 interface Descent {
   readonly features: Float32Array;
   readonly truth: Int32Array;
-  readonly units: readonly Unit[];
+  readonly units: readonly UnitRows[];
   readonly hidden: number;
   readonly start: Float64Array;
   readonly plan: DpPlan | null;
@@ -250,25 +245,40 @@ async function descend(input: Descent): Promise<{ weight: Float64Array; steps: n
   const rate = totalRate(labels, plan) / planned / (plan?.divisor ?? units.length);
   const keep = Math.max(1, Math.ceil(AVERAGED * planned));
   const weight = Float64Array.from(start);
-  const sum = new Float64Array(start.length);
   const tail: Float64Array[] = [];
   const losses: number[] = [];
-  const all = units.map((_, i) => i);
+  let norms: number[] = [];
+  const factor = (norm: number): number => {
+    norms.push(norm);
+    return plan === null ? scaleAlone(norm) : plan.clipFactor(norm);
+  };
+  const gradients = new HeadGradients(input.features, input.truth, units, { hidden, labels });
   let step = 0;
-  while (step < planned) {
-    sum.fill(0);
-    let loss = 0;
-    const norms: number[] = [];
-    for (const index of plan?.sample(step) ?? all) loss += addUnit(input, units[index]!, weight, plan, sum, norms);
-    if (plan === null) losses.push(loss / units.length);
-    const noise = plan?.noise(step, sum.length, 'head');
-    const stepRate = rate / (plan?.sensitivity ?? 1);
-    for (let i = 0; i < sum.length; i++) weight[i]! -= stepRate * (sum[i]! + (noise?.[i] ?? 0));
-    plan?.observe(step, norms);
-    tail.push(Float64Array.from(weight));
-    if (tail.length > keep) tail.shift();
-    step += 1;
-    if ((await input.onStep?.(step, planned)) === false) break;
+  try {
+    while (step < planned) {
+      norms = [];
+      const { sum, loss } = gradients.sum(weight, factor, plan?.sample(step));
+      if (plan === null) losses.push(loss / units.length);
+      const stepRate = rate / (plan?.sensitivity ?? 1);
+      const noise = plan?.noise(step, sum.length, 'head');
+      let squares = 0;
+      for (let i = 0; i < sum.length; i++) {
+        const released = sum[i]! + (noise?.[i] ?? 0);
+        squares += released * released;
+        weight[i]! -= stepRate * released;
+      }
+      if (plan !== null) {
+        const release = { norm: Math.sqrt(squares), numbers: sum.length, drawn: norms.length };
+        requireAll([releaseFinding(release, plan)]);
+        plan.observe(step, norms);
+      }
+      tail.push(Float64Array.from(weight));
+      if (tail.length > keep) tail.shift();
+      step += 1;
+      if ((await input.onStep?.(step, planned)) === false) break;
+    }
+  } finally {
+    gradients.dispose();
   }
   const average = new Float64Array(weight.length);
   for (const iterate of tail) for (let i = 0; i < average.length; i++) average[i]! += iterate[i]! / tail.length;
@@ -277,30 +287,3 @@ async function descend(input: Descent): Promise<{ weight: Float64Array; steps: n
 
 /** Without noise a gradient is scaled to length 1 as well: the steps are then alike. */
 const scaleAlone = (norm: number): number => (Number.isFinite(norm) ? 1 / (norm + 1e-3) : 0);
-
-/** Adds a unit's clipped mean gradient to `sum` and its norm to `norms`, and returns its mean loss. */
-function addUnit(
-  input: Descent,
-  unit: Unit,
-  weight: Float64Array,
-  plan: DpPlan | null,
-  sum: Float64Array,
-  norms: number[],
-): number {
-  const { features, truth, hidden } = input;
-  const labels = weight.length / hidden;
-  const n = unit.to - unit.from;
-  const errors = new Float64Array(n * labels);
-  logits(features, unit.from, n, weight, hidden, errors);
-  let loss = 0;
-  for (let e = 0; e < n; e++) {
-    const label = truth[unit.from + e]!;
-    loss -= softmaxRow(errors, e * labels, labels, label) / n;
-    errors[e * labels + label]! -= 1;
-  }
-  const norm = outerNorm(features, unit.from, n, errors, hidden) / n;
-  norms.push(norm);
-  const factor = plan === null ? scaleAlone(norm) : plan.clipFactor(norm);
-  if (factor > 0) addOuter(features, unit.from, n, errors, factor / n, hidden, sum);
-  return loss;
-}
