@@ -84,6 +84,21 @@ test('private documents: norm scales with noise, reserved before and settled aft
   assert.equal(rows.length, 0, 'a refused round has no view');
 });
 
+test('private LoRA and all weights, as a rule may ask: an adapter over the last blocks, then merged under full training', async t => {
+  const d = await roundDeployment(t, { settings: { 'privacy.expected_users': 20 } });
+  await d.document(texts(60, 120, 'a'));
+  const lora = await d.run([finetune({ method: 'lora', epsilon: 3 })]);
+  assert.deepEqual([lora.state, lora.error], ['published', null]);
+  const two = (await getVersion(d.db, 2)).manifest;
+  assert.deepEqual([two.adapter?.rank, two.logit_bias], [4, undefined]);
+  const full = await d.run([finetune({ method: 'full', epsilon: 3 })]);
+  assert.deepEqual([full.state, full.error], ['published', null]);
+  const three = (await getVersion(d.db, 3)).manifest;
+  assert.equal(three.adapter, undefined);
+  assert.notEqual(three.model.sha256, two.model.sha256);
+  assert.deepEqual(workOf(full).notes!.slice(0, 1), ['method: full, as the rule asks']);
+});
+
 test('refusals: no noise on private documents, feedback without noise, nothing to train on, what is not built', async t => {
   const d = await roundDeployment(t);
   await d.document(texts(60, 70, 'a'));
@@ -91,7 +106,7 @@ test('refusals: no noise on private documents, feedback without noise, nothing t
     [[finetune({})], /declared public/],
     [[finetune({ data: 'feedback' })], /feedback is private/],
     [[finetune({ data: 'feedback', epsilon: 1 })], /no labelled feedback/],
-    [[{ do: 'distill', max_minutes: 1 }], /distill is not available in this version/],
+    [[{ do: 'distill', max_minutes: 1 }], /distill/],
     [[{ do: 'quantize', type: 'q8_0' }, finetune({ epsilon: 1 })], /order quantize, finetune/],
   ] as const) {
     const round = await d.run(actions);
