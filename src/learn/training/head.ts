@@ -8,6 +8,7 @@
  */
 import { invalid } from '../../base/errors.ts';
 import type { Head } from '../model/types.ts';
+import { norm } from '../privacy/audit/finding.ts';
 import { type Clip, type DpPlan, type Mechanism, makePlan } from '../privacy/index.ts';
 import { HeadGradients, type UnitRows } from './head-kernels.ts';
 import { publicStatistics, standardise, TrainingSpace } from './head-space.ts';
@@ -248,9 +249,9 @@ async function descend(input: Descent): Promise<{ weight: Float64Array; steps: n
   const tail: Float64Array[] = [];
   const losses: number[] = [];
   let norms: number[] = [];
-  const factor = (norm: number): number => {
-    norms.push(norm);
-    return plan === null ? scaleAlone(norm) : plan.clipFactor(norm);
+  const factor = (of: number): number => {
+    norms.push(of);
+    return plan === null ? scaleAlone(of) : plan.clipFactor(of);
   };
   const gradients = new HeadGradients(input.features, input.truth, units, { hidden, labels });
   let step = 0;
@@ -261,14 +262,10 @@ async function descend(input: Descent): Promise<{ weight: Float64Array; steps: n
       if (plan === null) losses.push(loss / units.length);
       const stepRate = rate / (plan?.sensitivity ?? 1);
       const noise = plan?.noise(step, sum.length, 'head');
-      let squares = 0;
-      for (let i = 0; i < sum.length; i++) {
-        const released = sum[i]! + (noise?.[i] ?? 0);
-        squares += released * released;
-        weight[i]! -= stepRate * released;
-      }
+      if (noise !== undefined) for (let i = 0; i < sum.length; i++) sum[i]! += noise[i]!;
+      for (let i = 0; i < sum.length; i++) weight[i]! -= stepRate * sum[i]!;
       if (plan !== null) {
-        const release = { norm: Math.sqrt(squares), numbers: sum.length, drawn: norms.length };
+        const release = { norm: norm(sum), noise: norm(noise!), numbers: sum.length, drawn: norms.length };
         requireAll([releaseFinding(release, plan)]);
         plan.observe(step, norms);
       }

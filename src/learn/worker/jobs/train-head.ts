@@ -1,8 +1,10 @@
 import { availableParallelism } from 'node:os';
-import { LearndError } from '../../../base/errors.ts';
 import { headScores, saveHead } from '../../model/head.ts';
+import { SecureStream } from '../../privacy/index.ts';
 import { type HeadUnit, labelSentences, trainHead as train } from '../../training/head.ts';
 import { PUBLIC_SENTENCES } from '../../training/public-text.ts';
+import { requireAll } from '../../training/self-check.ts';
+import { headFindings } from '../../training/self-check-head.ts';
 import type { JobContext } from '../serve.ts';
 import type { Jobs } from '../types.ts';
 import { named } from './classify.ts';
@@ -55,7 +57,7 @@ export async function trainHead(input: Input, context: JobContext): Promise<Jobs
       return performance.now() <= until;
     },
   });
-  if (!(change > 0)) throw new LearndError('internal', 'the head is the same after training as before');
+  requireAll(headFindings({ head, publicFeatures, labelFeatures, change, stream: new SecureStream() }));
   return {
     file: await saveHead(input.out, head),
     steps,
