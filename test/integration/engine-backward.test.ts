@@ -116,7 +116,7 @@ test('a unit that is not finite, or has nothing to score, adds nothing', async (
     config: { ...golden.config, tied: false },
     weights: {
       names: () => [...weights.names(), 'lm_head.weight'],
-      shape: weights.shape,
+      shape: name => weights.shape(name === 'lm_head.weight' ? 'model.embed_tokens.weight' : name),
       read: name => {
         if (name === 'model.embed_tokens.weight') return table;
         return weights.read(name === 'lm_head.weight' ? 'model.embed_tokens.weight' : name);

@@ -75,6 +75,23 @@ export function sparseSoftmaxCrossEntropy(logits: Tensor, labels: Tensor): { los
   return { loss: loss!, gradient: gradient! };
 }
 
+/** `values` [rows, columns] less 1 at the column given for each row: a softmax made into the gradient of a cross-entropy. */
+export function lessOneAt(values: Tensor, columns: Int32Array): Tensor {
+  const tf = tensorflow();
+  const { backend, float } = native();
+  const index = new Int32Array(2 * columns.length);
+  columns.forEach((column, row) => {
+    index[2 * row] = row;
+    index[2 * row + 1] = column;
+  });
+  const at = tf.tensor2d(index, [columns.length, 2], 'int32');
+  return backend.executeSingleOutput(
+    'TensorScatterSub',
+    [float, typeAttribute('Tindices', 'TF_INT32')],
+    [values, at, tf.ones([columns.length])],
+  );
+}
+
 /**
  * A TensorFlow variable: a tensor that ops change in place. `set` and `get` share memory with the tensor given or returned
  * where TensorFlow can; an op that changes the variable copies it first while anything else holds that memory.

@@ -1,6 +1,6 @@
 import type { Tensor } from '../../tensor/backend.ts';
 import { tensorflow } from '../../tensor/backend.ts';
-import { matMul, sparseSoftmaxCrossEntropy } from '../../tensor/native.ts';
+import { lessOneAt, matMul, sparseSoftmaxCrossEntropy } from '../../tensor/native.ts';
 import type { ScoredRows } from './batch.ts';
 import type { EngineModel } from './model.ts';
 import type { GradientSink } from './ops.ts';
@@ -9,17 +9,14 @@ import { rmsNorm, rmsNormBackward } from './ops.ts';
 export const headName = (model: EngineModel): string =>
   model.config.tied ? 'model.embed_tokens.weight' : 'lm_head.weight';
 
-/** Rows a pass through the vocabulary: 128 of a 49,152-word head (logits of 25 MB; 64 and 256 rows cost more a row), more of a small one. */
+/** Rows a pass through the vocabulary: 128 of a 49,152-word head (logits of 25 MB), more of a small one. */
 export function chunkRows(vocabSize: number): number {
   return Math.max(128, Math.floor(6_400_000 / vocabSize));
 }
 
-/**
- * Logits [rows, vocabSize]. The product is made as W h^T and transposed: h W^T with a wide W runs at 17 to 26 GFLOPS a core
- * from 128 rows on (its kernel packs the whole of W once a thread), W h^T at 76 to 86, and the transpose adds a sixth.
- */
+/** Logits [rows, vocabSize]. */
 export function vocabularyLogits(weight: Tensor, h: Tensor): Tensor {
-  return tensorflow().transpose(matMul(weight, h, false, true));
+  return matMul(h, weight, false, true);
 }
 
 /**
@@ -41,12 +38,16 @@ export function headLoss(
   const losses = new Float32Array(scored.rows.length);
   const weight = model.parameter(headName(model));
   const scale = model.parameter('model.norm.weight');
-  const crossEntropy = (h: Tensor, at: number, end: number) => {
+  const logitsOf = (h: Tensor) => {
     const logits = vocabularyLogits(weight, h);
-    return sparseSoftmaxCrossEntropy(
-      tokenBias === undefined ? logits : tf.add(logits, tokenBias),
-      tf.tensor1d(scored.labels.slice(at, end), 'int32'),
-    );
+    return tokenBias === undefined ? logits : tf.add(logits, tokenBias);
+  };
+  const trainWeight = (p: Tensor, h: Tensor, weights: Tensor, at: number, end: number) => {
+    const labels = scored.labels.slice(at, end);
+    const gradient = lessOneAt(p, labels);
+    const again = (input: Tensor) => lessOneAt(tf.softmax(logitsOf(input)), labels);
+    if (sink!.head !== undefined) sink!.head(headName(model), { at, h, weights, gradient, again });
+    else sink!.weight(headName(model), () => tf.mul(h, weights), gradient);
   };
   const dHidden = tf.tidy(() => {
     const norm = rmsNorm(hidden, scale, model.config.rmsEps);
@@ -54,18 +55,22 @@ export function headLoss(
     let at = 0;
     for (const end of chunkEnds(model.config.vocabSize, scored.rows.length, trainHead ? sink : undefined)) {
       const start = at;
+      const labels = scored.labels.slice(start, end);
       const piece = tf.tidy(() => {
+        const ids = tf.tensor1d(labels, 'int32');
         const h = tf.gather(norm.y, tf.tensor1d(scored.rows.slice(start, end), 'int32'));
-        const { loss, gradient } = crossEntropy(h, start, end);
-        losses.set(loss.dataSync(), start);
-        if (sink === undefined) return undefined;
+        if (sink === undefined) {
+          losses.set(sparseSoftmaxCrossEntropy(logitsOf(h), ids).loss.dataSync(), start);
+          return undefined;
+        }
+        // The fused cross-entropy takes three times a softmax. The 1 at the label is taken off where it is cheap.
+        const p = tf.softmax(logitsOf(h));
+        const ofLabels = tf.gather(p, tf.reshape(ids, [end - start, 1]), 1, 1).dataSync();
+        losses.set(Float32Array.from(ofLabels, nats), start);
         // A row's weight goes on the narrow side of each product: scaling the gradient itself is one more pass over 25 MB.
         const weights = tf.tensor2d(scored.weights.slice(start, end), [end - start, 1]);
-        const again = (input: Tensor) => crossEntropy(input, start, end).gradient;
-        if (trainHead && sink.head !== undefined)
-          sink.head(headName(model), { at: start, h, weights, gradient, again });
-        else if (trainHead) sink.weight(headName(model), () => tf.mul(h, weights), gradient);
-        return tf.mul(matMul(gradient, weight), weights);
+        if (trainHead) trainWeight(p, h, weights, start, end);
+        return tf.mul(tf.sub(matMul(p, weight), tf.gather(weight, ids)), weights);
       });
       if (piece !== undefined) pieces.push(piece);
       at = end;
@@ -77,6 +82,9 @@ export function headLoss(
   });
   return { losses, dHidden };
 }
+
+/** -log p. A probability that float32 rounds to zero counts as its smallest number; what is not a number stays so. */
+const nats = (p: number): number => -Math.log(p === 0 ? 2 ** -149 : p);
 
 /** Ends of the chunks that pass the vocabulary one after the other; a sink that works by unit has them end where units do. */
 function chunkEnds(vocabSize: number, rows: number, sink: GradientSink | undefined): readonly number[] {

@@ -89,7 +89,7 @@ export interface GradientSink {
   bias(name: string, dy: Tensor): void;
   /** An RMSNorm scale: d = sum over rows of dy * unit. */
   scale(name: string, dy: Tensor, unit: Tensor): void;
-  /** LoRA: dB = scale * dy^T xa, dA = scale * (dy B)^T x; `dyb` = dy B [rows, rank], `xa` = x A^T [rows, rank]. */
+  /** LoRA: dB = scale * dy^T xa, dA = dyb^T x; `dyb` = scale * dy B [rows, rank], `xa` = x A^T [rows, rank]. */
   lora(name: string, parts: { x: Tensor; xa: Tensor; dy: Tensor; dyb: Tensor; scale: number }): void;
 }
 
@@ -110,7 +110,7 @@ export function linear(
   if (hasBias(model, kind)) y = tf.add(y, model.parameter(layerName(layer, `${kind}.bias`)));
   const pair = adapter?.pairs.get(name);
   if (pair !== undefined)
-    y = tf.add(y, tf.mul(matMul(matMul(x, pair.a, false, true), pair.b, false, true), adapter!.scale));
+    y = tf.add(y, matMul(matMul(x, pair.a, false, true), tf.mul(pair.b, adapter!.scale), false, true));
   return y;
 }
 
@@ -143,11 +143,11 @@ export function linearBackward(
     const pair = adapter?.pairs.get(names[i]!);
     if (pair === undefined) return;
     const scale = adapter!.scale;
-    const dyb = matMul(dy, pair.b);
+    const dyb = matMul(dy, tf.mul(pair.b, scale));
     // x A^T is made again rather than kept: rank columns of one product against a saved tensor a linear layer.
     const input = x();
     sink.lora(names[i]!, { x: input, xa: matMul(input, pair.a, false, true), dy, dyb, scale });
-    parts.push(tf.mul(matMul(dyb, pair.a), scale));
+    parts.push(matMul(dyb, pair.a));
   });
   return parts.length === 1 ? parts[0]! : tf.addN(parts);
 }

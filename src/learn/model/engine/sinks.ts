@@ -50,7 +50,7 @@ export class SumSink implements GradientSink {
   lora(name: string, parts: { x: Tensor; xa: Tensor; dy: Tensor; dyb: Tensor; scale: number }): void {
     const tf = tensorflow();
     if (!this.#wanted.has(loraA(name))) return;
-    accumulate(this.gradients, loraA(name), tf.mul(matMul(parts.dyb, parts.x, true), parts.scale));
+    accumulate(this.gradients, loraA(name), matMul(parts.dyb, parts.x, true));
     accumulate(this.gradients, loraB(name), tf.mul(matMul(parts.dy, parts.xa, true), parts.scale));
   }
 }
@@ -116,7 +116,7 @@ export class UnitSink implements GradientSink {
       Tensor,
       Tensor,
     ];
-    this.#add(loraA(name), tf.mul(batchMatMul(dyb, x, true), scale));
+    this.#add(loraA(name), batchMatMul(dyb, x, true));
     this.#add(loraB(name), tf.mul(batchMatMul(dy, xa, true), scale));
   }
 
