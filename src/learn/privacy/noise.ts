@@ -14,18 +14,23 @@ const IV = Buffer.alloc(16);
 const TWO_PI = 2 * Math.PI;
 /** From this many normals on they are made by TensorFlow's ops: 5 ns a number instead of 25, but 0.1 ms for the smallest. */
 const NATIVE_FROM = 1 << 16;
-/** Pairs at a time: what an op reads and writes stays in the core's cache. A multiple of what its vectors hold. */
-const NATIVE_PAIRS = 1 << 17;
+/** Pairs at a time: few enough ops that calling them costs nothing, little enough memory. A multiple of what vectors hold. */
+const NATIVE_PAIRS = 1 << 19;
+/** Of the key stream at a time: new memory of a megabyte or more comes from the system page by page, which takes longer than AES. */
+const STREAM_BYTES = 1 << 19;
 const NATIVE_GRAIN = 1 << 10;
 /** Words below this, once in 2 million, are worth more bits: there the radius would come in steps of a thousandth of itself. */
 const COARSE = 1 << 10;
 
-let zeroBytes = Buffer.alloc(0);
+const STREAM_ZEROS = Buffer.alloc(STREAM_BYTES);
+let pool = Buffer.alloc(0);
 
-/** Plain text for the key stream. */
-function zeros(bytes: number): Buffer {
-  if (zeroBytes.length < bytes) zeroBytes = Buffer.alloc(bytes);
-  return zeroBytes.subarray(0, bytes);
+/** The next bytes of a key stream, in memory that the next call writes over. */
+function keyStream(cipher: Cipher, bytes: number): Buffer {
+  if (pool.length < bytes) pool = Buffer.alloc(bytes);
+  for (let at = 0; at < bytes; at += STREAM_BYTES)
+    pool.set(cipher.update(STREAM_ZEROS.subarray(0, Math.min(STREAM_BYTES, bytes - at))), at);
+  return pool;
 }
 
 /** Forward-only stream of uniform and normal numbers. One key, one use: derive a stream for each purpose. */
@@ -110,18 +115,18 @@ export class SecureStream {
   /** [pairs] normals twice. */
   #pairs(pairs: number, std: number): [Tensor, Tensor] {
     const tf = tensorflow();
-    const bytes = this.#cipher.update(zeros(8 * pairs));
+    const bytes = keyStream(this.#cipher, 8 * pairs);
     const words = (from: Buffer, at: number) =>
       tf.cast(tf.tensor1d(new Int32Array(from.buffer, from.byteOffset + 4 * at * pairs, pairs), 'int32'), 'float32');
+    const angle = tf.mul(words(bytes, 1), TWO_PI * 2 ** -32);
     const high = words(bytes, 0);
     let size = tf.abs(high);
     // |word| is uniform to 1 part in 1,024 or better, but for the smallest: then all of the block get 32 bits more below it.
     if (tf.min(size).dataSync()[0]! < COARSE) {
-      const low = tf.mul(words(this.#cipher.update(zeros(4 * pairs)), 0), 2 ** -32);
+      const low = tf.mul(words(keyStream(this.#cipher, 4 * pairs), 0), 2 ** -32);
       size = tf.maximum(tf.abs(tf.add(high, low)), 2 ** -33);
     }
     const radius = tf.sqrt(tf.mul(tf.log(tf.mul(size, 2 ** -31)), -2 * std * std));
-    const angle = tf.mul(words(bytes, 1), TWO_PI * 2 ** -32);
     return [tf.mul(radius, tf.cos(angle)), tf.mul(radius, tf.sin(angle))];
   }
 
