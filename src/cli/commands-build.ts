@@ -133,7 +133,7 @@ function modelCommands(program: Command): void {
   const prune = model
     .command('prune')
     .argument('<model>')
-    .option('--method <method>', 'neurons by activation (default), flap, wanda, magnitude, random')
+    .option('--method <method>', 'neurons by flap (default), activation, wanda, magnitude, random')
     .option('--ffn <width>', 'width kept', integer)
     .option('--uneven', 'the width is an average: each layer keeps what its neurons are worth')
     .option('--drop-layers <n>', 'layers dropped', integer)

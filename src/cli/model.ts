@@ -80,8 +80,8 @@ async function pruneShapes(
     engine,
     sequences,
     {
-      method: widthMethod(options.method ?? 'activation'),
       layersBy,
+      ...(options.method === undefined ? {} : { method: widthMethod(options.method) }),
       ...(options.ffn === undefined ? {} : { ffn: options.ffn }),
       ...(options.dropLayers === undefined ? {} : { dropLayers: options.dropLayers }),
       ...(options.uneven === undefined ? {} : { uneven: options.uneven }),

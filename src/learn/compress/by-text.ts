@@ -14,7 +14,7 @@ export interface PruneByTextPlan {
   /** Width kept (the layers' average where `uneven`). */
   readonly ffn?: number;
   readonly dropLayers?: number;
-  /** Default: activation. */
+  /** Default: flap, which measured best on SmolLM2 (docs/results/pruning.md); activation where the architecture has no place for its bias. */
   readonly method?: WidthMethod;
   /** Default: influence. */
   readonly layersBy?: LayerMethod;
@@ -41,8 +41,9 @@ export function pruneByText(
   plan: PruneByTextPlan,
   options: { onProgress?: (stage: string, done: number, total: number) => void } = {},
 ): PrunedByText {
-  const { ffn, dropLayers = 0, method = 'activation', layersBy = 'influence', uneven, seed } = plan;
   const { config } = source;
+  const { ffn, dropLayers = 0, layersBy = 'influence', uneven, seed } = plan;
+  const { method = config.attentionBias ? 'activation' : 'flap' } = plan;
   if (method === 'flap' && config.attentionBias && ffn !== undefined) {
     throw invalid('method', "flap adds a bias to down_proj, which qwen2 has not: use 'wanda' or 'activation'");
   }

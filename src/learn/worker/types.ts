@@ -101,7 +101,7 @@ export interface Jobs {
       files: Pick<ModelFiles, 'model' | 'adapter'>;
       ffn?: number;
       dropLayers?: number;
-      /** How neurons and layers are chosen (compress/by-text.ts); default: mean activation, block influence. */
+      /** How neurons and layers are chosen (compress/by-text.ts); default: flap, block influence. */
       method?: WidthMethod;
       layersBy?: LayerMethod;
       uneven?: boolean;
