@@ -49,7 +49,7 @@ def run(task):
     x, y = torch.tensor(train[rows]), torch.tensor(np.vectorize(place.get)(train_y[rows]))
     tx, ty = test[keep], np.vectorize(place.get)(test_y[keep])
     if task["epsilon"] is None:
-        fit = LogisticRegression(C=task["c"], max_iter=500).fit(x.reshape(-1, hidden).numpy(), y.reshape(-1).numpy())
+        fit = LogisticRegression(C=task["c"], max_iter=200).fit(x.reshape(-1, hidden).numpy(), y.reshape(-1).numpy())
         return f1_score(ty, fit.predict(tx), average="weighted")
     torch.manual_seed(task["seed"])
     q, steps = task["rate"], task["steps"]

@@ -30,8 +30,13 @@ export async function trainText(job: TrainJob): Promise<Trained> {
   for (const line of decision.said) process.stderr.write(`${line}\n`);
   const isPrivate = options.epsilon !== 'none';
   const longest = data.units.reduce((most, unit) => unit.reduce((n, e) => Math.max(n, e.tokens.length), most), 1);
+  const tokens = data.units.flat().reduce((sum, e) => sum + e.tokens.length, 0);
   checkMemory(
-    memoryNeed(checkpoint.config, decision.method ?? { kind: 'histogram' }, { sequence: longest, isPrivate }),
+    memoryNeed(checkpoint.config, decision.method ?? { kind: 'histogram' }, {
+      sequence: longest,
+      maxTokens: Math.min(1024, tokens),
+      isPrivate,
+    }),
   );
   ensureNative();
   const { loadEngineModel } = await import('../learn/model/engine/model.ts');
