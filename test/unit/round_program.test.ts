@@ -53,7 +53,6 @@ test('what is not built is refused by name', () => {
         return true;
       },
     );
-  later([{ do: 'distill', max_minutes: 1 }], /distill/);
   later([{ do: 'pretrain' }], /pretrain/);
   later([finetune({ augment: true })], /augment/);
   later([quantize, prune], /quantize, prune/);
@@ -65,11 +64,22 @@ test('a chain is one candidate; evaluate beside it adds nothing; alone it only m
     kind: 'candidate',
     finetunes: [{ method: 'auto', data: 'feedback', objective: 'auto', epsilon: 1, minutes: 20, constraints: [] }],
     prune,
+    distill: undefined,
     quantize,
   });
   assert.deepEqual(programOf([evaluate]), { kind: 'evaluate' });
   assert.deepEqual(programOf([rollback]), { kind: 'rollback' });
   assert.deepEqual(programOf([]), { kind: 'nothing' });
+});
+
+test('distill recovers what pruning took, before quantization; alone it needs a teacher', () => {
+  const distill: Action = { do: 'distill', max_minutes: 1 };
+  const program = programOf([prune, distill, quantize]);
+  assert.deepEqual(program.kind === 'candidate' && program.distill, distill);
+  assert.throws(() => programOf([distill]), { code: 'invalid', field: 'teacher' });
+  assert.throws(() => programOf([prune, distill, distill]), { code: 'invalid', field: 'do' });
+  assert.throws(() => programOf([prune, quantize, distill]), { code: 'unavailable_feature' });
+  assert.equal(programOf([{ ...distill, teacher: '1' }]).kind, 'candidate');
 });
 
 test('the sampling rate comes from public constants and never passes 1', () => {

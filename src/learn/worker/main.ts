@@ -9,6 +9,7 @@ const jobs: Record<JobName, () => Promise<Job>> = {
   'feature-model': async () => (await import('./jobs/feature-model.ts')).featureModel,
   'train-head': async () => (await import('./jobs/train-head.ts')).trainHead,
   'train-documents': async () => (await import('./jobs/train-documents.ts')).trainDocumentsJob,
+  distill: async () => (await import('./jobs/distill.ts')).distillJob,
   'pretrain-scratch': async () => (await import('./jobs/pretrain-scratch.ts')).pretrainScratch,
   'train-feedback': async () => (await import('./jobs/train-feedback.ts')).trainFeedback,
   'measure-constraints': async () => (await import('./jobs/measure-constraints.ts')).measureConstraints,

@@ -5,6 +5,7 @@ import type { Action, ActionName } from '../../events/actions.ts';
 export const BUILT_ACTIONS: ReadonlySet<ActionName> = new Set([
   'finetune',
   'prune',
+  'distill',
   'quantize',
   'evaluate',
   'rollback',
@@ -29,8 +30,8 @@ export function notBuilt(action: Action): LearndError | undefined {
   }
 }
 
-/** What is trained is then made smaller, and what is smaller is then encoded shorter. */
-const CHAIN: readonly ActionName[] = ['finetune', 'prune', 'quantize'];
+/** What is trained is made smaller, recovers by learning from what it was, and is then encoded shorter. */
+const CHAIN: readonly ActionName[] = ['finetune', 'prune', 'distill', 'quantize'];
 
 /** What of a whole list under `do` is not built: one of its actions, or their order. */
 export function chainNotBuilt(actions: readonly Action[]): LearndError | undefined {

@@ -5,6 +5,7 @@ import type { ModelResult } from '../../learn/worker/types.ts';
 import { publicTexts } from '../../store/round-rows.ts';
 import { noteProgress, type RoundRow } from '../../store/rounds.ts';
 import { failed } from './check.ts';
+import { distilled } from './distill.ts';
 import { freshFolder, keep, languageFiles, removeFolder } from './files.ts';
 import type { Step } from './machine.ts';
 import type { RoundPorts } from './ports.ts';
@@ -14,12 +15,12 @@ import { workOf } from './work.ts';
 /** Newest documents of public sources that calibration looks at, beside the sentences that come with learnd. */
 const CALIBRATION_DOCUMENTS = 128;
 
-/** Prunes and quantizes by public text alone, which costs no privacy; heads name their own feature file and are carried over. */
+/** Prunes, distils and quantizes by public text alone, which costs no privacy; heads name their own feature file and are carried over. */
 export function compressStep(ports: RoundPorts): Step {
   return async (round, signal) => {
     const { compression = {}, manifest } = workOf(round);
-    const { prune, quantize } = compression;
-    if (!manifest || (!prune && !quantize)) return { to: 'compressed' };
+    const { prune, distill, quantize } = compression;
+    if (!manifest || (!prune && !distill && !quantize)) return { to: 'compressed' };
     const folder = await freshFolder(ports.settings.data, round.id);
     const worker = ports.openWorker();
     const call = { signal, onProgress: (progress: unknown) => note(ports, round, progress) };
@@ -44,6 +45,12 @@ export function compressStep(ports: RoundPorts): Step {
         if (!(result.parameters < before))
           throw failed(`pruning left ${result.parameters} of ${before} parameters: nothing shrank`);
         await take(result);
+      }
+      if (distill) {
+        if (next.adapter) next = await merged({ ports, worker, folder, call }, next);
+        const { result, note: said } = await distilled({ ports, worker, folder, call }, distill, manifest, next);
+        await take(result);
+        notes.push(said);
       }
       if (quantize) {
         // Other weights under the same adapter would be another model than the one measured: the adapter goes in first.

@@ -8,6 +8,7 @@ export type Program =
       readonly kind: 'candidate';
       readonly finetunes: readonly Finetune[];
       readonly prune: ActionOf<'prune'> | undefined;
+      readonly distill: ActionOf<'distill'> | undefined;
       readonly quantize: ActionOf<'quantize'> | undefined;
     }
   /** Re-measures the champion's card. */
@@ -32,8 +33,8 @@ export interface Finetune {
   readonly constraints: readonly ConstraintSpec[];
 }
 
-/** Order of the parts of a chain: what is trained is then made smaller, and what is smaller is then encoded shorter. */
-const ORDER = ['finetune', 'prune', 'quantize'] as const;
+/** Order of the parts of a chain: what is trained is made smaller, recovers by learning from what it was, and is then encoded shorter. */
+const ORDER = ['finetune', 'prune', 'distill', 'quantize'] as const;
 
 /**
  * @throws LearndError('unavailable_feature') naming what this version cannot do; 'invalid' for a chain that makes no sense;
@@ -46,6 +47,7 @@ export function programOf(actions: readonly Action[]): Program {
     switch (action.do) {
       case 'finetune':
       case 'prune':
+      case 'distill':
       case 'quantize':
         chain.push(action);
         break;
@@ -67,16 +69,30 @@ export function programOf(actions: readonly Action[]): Program {
   if (chain.length === 0) return { kind: alone.length > 0 ? 'evaluate' : 'nothing' };
   const places = chain.map(action => ORDER.indexOf(action.do as (typeof ORDER)[number]));
   if (places.some((place, i) => i > 0 && place < places[i - 1]!))
-    throw laterVersion(`a chain in the order ${chain.map(action => action.do).join(', ')} (finetune, prune, quantize)`);
-  for (const name of ['prune', 'quantize'] as const)
+    throw laterVersion(
+      `a chain in the order ${chain.map(action => action.do).join(', ')} (finetune, prune, distill, quantize)`,
+    );
+  for (const name of ['prune', 'distill', 'quantize'] as const)
     if (chain.filter(action => action.do === name).length > 1)
       throw invalid('do', `${name} appears twice in one round`);
   return {
     kind: 'candidate',
     finetunes: chain.filter(action => action.do === 'finetune').map(finetune),
     prune: chain.find(action => action.do === 'prune'),
+    distill: distilled(chain),
     quantize: chain.find(action => action.do === 'quantize'),
   };
+}
+
+/** Without a teacher of its own it learns from what pruning made smaller: there must be something to recover. */
+function distilled(chain: readonly Action[]): ActionOf<'distill'> | undefined {
+  const action = chain.find(part => part.do === 'distill');
+  if (action !== undefined && action.teacher === undefined && !chain.some(part => part.do === 'prune'))
+    throw invalid(
+      'teacher',
+      'distill without prune before it needs a teacher: a version, by its number or as name@number',
+    );
+  return action;
 }
 
 function finetune(action: ActionOf<'finetune'>): Finetune {
