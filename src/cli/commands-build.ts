@@ -10,10 +10,24 @@ function tokenizerCommands(program: Command): void {
   const trainer = tokenizer
     .command('train')
     .argument('<files...>')
-    .requiredOption('--vocab <n>', 'vocabulary size', integer);
+    .requiredOption('--vocab <n>', 'vocabulary size', integer)
+    .addOption(
+      new Option('--pre <rule>', 'how text is cut before merging (default smollm)').choices([
+        'gpt-2',
+        'smollm',
+        'llama-bpe',
+        'qwen2',
+      ]),
+    )
+    .option(
+      '--special <token>',
+      'a control token; the first begins a text, the second ends one (may be given again)',
+      (value: string, before: string[]) => [...before, value],
+      [],
+    );
   action(trainer.requiredOption('--out <file>', 'tokenizer.json'), async (files, options) => {
     const { train: run } = await import('./tokenizer.ts');
-    const result = await run({ files, vocab: options.vocab as number, out: options.out as string });
+    const result = await run({ ...(options as { vocab: number; out: string }), files });
     return reply(result, r => `${r.vocab_size} tokens in ${r.file}`);
   });
   const grow = tokenizer

@@ -1,6 +1,7 @@
 import { textChunk, writeAtomically } from '../learn/model/formats/atomic-file.ts';
 import { openModel } from '../learn/model/open.ts';
 import { tokenizerJson } from '../learn/model/tokenizer/hf-json.ts';
+import { preNamed } from '../learn/model/tokenizer/pretokenize.ts';
 import { trainBpe } from '../learn/model/tokenizer/train.ts';
 import { modelPath } from './model-path.ts';
 import { textLines } from './text-lines.ts';
@@ -15,10 +16,15 @@ export async function encode(options: { model: string; file: string }): Promise<
 export async function train(options: {
   files: readonly string[];
   vocab: number;
+  /** How text is cut before merging; default smollm (digits one by one, then GPT-2's rule). */
+  pre?: string;
+  /** Control tokens, after the merges: the first begins a text, the second ends one; one alone does both. */
+  special?: readonly string[];
   out: string;
 }): Promise<{ vocab_size: number; file: string }> {
   const texts = options.files.flatMap(file => textLines(file));
-  const tokenizer = trainBpe(texts, options.vocab);
+  const pre = preNamed(options.pre ?? 'smollm', '--pre');
+  const tokenizer = trainBpe(texts, options.vocab, options.special ?? [], { pre });
   await writeAtomically(options.out, textChunk(JSON.stringify(tokenizerJson(tokenizer.spec))));
   return { vocab_size: tokenizer.vocabSize, file: options.out };
 }

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
+import { readTokenizerJson } from '../../src/learn/model/tokenizer/hf-json.ts';
 import { learnd, testFolder } from '../support/daemon.ts';
 import { documents } from '../support/documents.ts';
 import { writeTinyLora, writeTinyModel } from '../support/tiny-model.ts';
@@ -35,6 +36,13 @@ test('growing, augmenting, pruning, merging and answering from the command line'
   assert.equal((flap.dropped as unknown[]).length, 1);
   assert.ok((flap.parameters as number) < (flap.parameters_before as number));
   assert.match((sparse.notes as string[])[0]!, /no dense runtime gets faster/);
+
+  const special = ['--special', '<|endoftext|>', '--special', '<|im_end|>'];
+  const trained = ['tokenizer', 'train', at('text.txt'), '--vocab', '300', '--pre', 'llama-bpe', ...special];
+  assert.equal((await json([...trained, '--out', at('tokenizer.json')])).vocab_size, 300);
+  const { spec } = readTokenizerJson(at('tokenizer.json'));
+  assert.equal(spec.pre, 'llama-bpe');
+  assert.deepEqual(spec.tokens.slice(-2), ['<|endoftext|>', '<|im_end|>']);
 
   const base = await writeTinyModel(folder, 'base', 3);
   await writeTinyLora(base, at('lora.gguf'), 4);

@@ -73,7 +73,7 @@ test('the trainer merges what minbpe merges: aaabdaaabac', () => {
   assert.equal(tokenizer.decode([258, 100, 258, 97, 99]), 'aaabdaaabac');
 });
 
-for (const name of ['gpt-2', 'smollm', 'llama-bpe'] as const) {
+for (const name of ['gpt-2', 'smollm', 'llama-bpe', 'qwen2'] as const) {
   test(`${name}: the trainer learns the merges of Hugging Face's BpeTrainer, in order`, () => {
     const { spec } = trainBpe(golden.train, 500, [], { pre: name });
     const model = golden.small[name].tokenizer.model as { merges: Array<[string, string] | string> };

@@ -2,7 +2,7 @@ import { invalid } from '../../../base/errors.ts';
 import { BpeTokenizer, TOKEN } from './bpe.ts';
 import { BYTE_TO_CHAR } from './byte-alphabet.ts';
 import { learnMerges, type Word } from './learn-merges.ts';
-import { type PreName, pieces } from './pretokenize.ts';
+import { PRE, type PreName, pieces } from './pretokenize.ts';
 
 const encoder = new TextEncoder();
 
@@ -47,7 +47,10 @@ export function trainBpe(
 /** The distinct pieces of the texts as bytes, with how often each occurs. */
 function countPieces(texts: Iterable<string>, pre: PreName): Word[] {
   const counts = new Map<string, number>();
-  for (const text of texts) for (const piece of pieces(pre, text)) counts.set(piece, (counts.get(piece) ?? 0) + 1);
+  for (const text of texts) {
+    const normal = PRE[pre].nfc ? text.normalize('NFC') : text;
+    for (const piece of pieces(pre, normal)) counts.set(piece, (counts.get(piece) ?? 0) + 1);
+  }
   return [...counts].map(([piece, count]) => ({ symbols: [...encoder.encode(piece)], count }));
 }
 
