@@ -111,8 +111,18 @@ function privacyCommands(program: Command): void {
     const { noiseCommand } = await import('./privacy.ts');
     return reply(await noiseCommand(options as never), r => `noise multiplier ${r.noise_multiplier}`);
   });
-  later(privacy, 'report', 'spend by round and by user quantile');
-  later(privacy, 'verify', 'check the hash chain of the ledger');
+  const asked = (name: string, description: string): Command =>
+    privacy.command(name).description(description).option('--data <dir>', "the daemon's data directory");
+  const client = async (options: Record<string, unknown>) =>
+    (await import('./client.ts')).connectDaemon({ data: options.data as string | undefined });
+  action(asked('report', 'spend by round and by user quantile'), async (_, options) => {
+    const { report, humanReport } = await import('./privacy.ts');
+    return reply(await report(await client(options)), humanReport);
+  });
+  action(asked('verify', 'check the hash chain of the ledger'), async (_, options) => {
+    const { verify, humanVerified } = await import('./privacy.ts');
+    return reply(await verify(await client(options)), humanVerified);
+  });
 }
 
 export function learnCommands(program: Command): void {

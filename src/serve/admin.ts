@@ -1,15 +1,18 @@
 import { z } from 'zod';
 import { invalid, LearndError, laterVersion } from '../base/errors.ts';
 import type { Settings } from '../base/settings.ts';
+import { epsilon } from '../learn/privacy/accountant.ts';
 import type { ControlPort } from '../loop/control-port.ts';
 import { importVersion, resolveModelName, versionName } from '../loop/registry/index.ts';
 import { promote, rollback } from '../loop/registry/promote.ts';
+import { canaryAudit } from '../loop/round/canaries.ts';
 import { listAlarms, openAlarms } from '../store/alarms.ts';
 import type { Artifacts } from '../store/artifacts.ts';
 import type { Database } from '../store/database.ts';
 import { listDecisions } from '../store/decisions.ts';
 import { createKey, type Key, listKeys, revokeKey, SCOPES } from '../store/keys.ts';
-import { listLedger } from '../store/ledger.ts';
+import { listLedger, verifyLedger } from '../store/ledger.ts';
+import { privacyReport } from '../store/privacy-report.ts';
 import { listRounds, type RoundRow, runningRound } from '../store/rounds.ts';
 import { eventCounts } from '../store/status.ts';
 import { aliasHistory, aliasVersion, listVersions } from '../store/versions.ts';
@@ -162,6 +165,12 @@ export function adminHandlers(options: {
     },
     'GET /v1/admin/alarms': async () => (await listAlarms(db())).map(a => ({ ...a, version: `${name}@${a.version}` })),
     'GET /v1/admin/ledger': async ({ query }) => listLedger(db(), limitOf(query)),
+    'GET /v1/admin/privacy': async () => {
+      const { delta } = await control().budget();
+      const audit = await canaryAudit(db(), delta);
+      return { ...(await privacyReport(db(), { delta, compose: epsilon })), audit: audit ?? null };
+    },
+    'GET /v1/admin/privacy/verify': async () => verifyLedger(db()),
     'GET /v1/admin/policies': async () => control().policy(),
     'POST /v1/admin/policies': async ({ body }) => {
       const text = typeof body === 'string' ? body : object({ text: z.string() }, body).text;

@@ -2,10 +2,14 @@ import assert from 'node:assert/strict';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
+import type { DaemonClient } from '../../src/cli/client.ts';
+import { humanReport, humanVerified, report, verify } from '../../src/cli/privacy.ts';
 import type { ActionOf } from '../../src/events/actions.ts';
+import { requireAll } from '../../src/learn/training/self-check.ts';
 import type { DocumentsInput, DocumentsTrained } from '../../src/learn/worker/types.ts';
 import { auditOf, canariesOf, takingPart } from '../../src/loop/round/canaries.ts';
 import type { Compute, Verdict } from '../../src/loop/round/index.ts';
+import { adminHandlers } from '../../src/serve/admin.ts';
 import { getFact } from '../../src/store/facts.ts';
 import { roundDeployment } from '../support/rounds.ts';
 
@@ -76,7 +80,7 @@ test('evidence over rounds: what it can show is stated; chance does not freeze; 
 async function deployment(t: TestContext, leaks: boolean) {
   const asked: DocumentsInput[] = [];
   let scored = 0;
-  const worker: Compute = {
+  const worker: { -readonly [K in keyof Compute]: Compute[K] } = {
     threads: 1,
     call: (async (_job: string, given: DocumentsInput) => {
       asked.push(given);
@@ -120,7 +124,7 @@ async function deployment(t: TestContext, leaks: boolean) {
     ports: { openWorker: () => worker, evaluate: async () => ({ champion: measured, candidate: measured }) },
   });
   await d.document(Array.from({ length: 12 }, (_, i) => ({ user: `a${i % 6}`, text: `private text ${i}` })));
-  return { d, asked };
+  return { d, asked, worker };
 }
 
 test('a round trains on the canaries that take part, keeps its evidence without the seed, and says what it can show', async t => {
@@ -158,6 +162,63 @@ test('a training that leaks: after some rounds the evidence passes the claim, an
   const champion = await d.champion();
   assert.equal((await d.run([{ ...train, epsilon: 0.2 }])).state, 'rejected', 'and stays frozen');
   assert.equal(await d.champion(), champion);
+});
+
+test('privacy report and verify: spend by round and by user quantile, canaries, the chain checked', async t => {
+  const { d } = await deployment(t, false);
+  const handlers = adminHandlers({
+    settings: d.ports.settings,
+    db: () => d.db,
+    artifacts: () => '',
+    artifactStore: () => d.ports.artifacts,
+    control: () => ({ budget: async () => ({ epsilon_spent: 0, epsilon_limit: 8, delta: 1e-6 }) }) as never,
+  });
+  const client = {
+    get: async (path: string) =>
+      JSON.parse(
+        JSON.stringify(
+          await handlers[`GET ${path}`]!({ params: {}, query: new URLSearchParams(), body: undefined } as never),
+        ),
+      ),
+  } as unknown as DaemonClient;
+  assert.match(humanReport(await report(client)), /no private round yet/);
+  await d.run([train]);
+  await d.document([{ user: 'late', text: 'a text that only the second round sees' }]);
+  await d.run([{ ...train, epsilon: 0.2 }]);
+  const found = await report(client);
+  assert.deepEqual(
+    found.rounds.map(({ state }) => state),
+    ['settled', 'settled'],
+  );
+  const [second, first] = found.rounds;
+  assert.ok(first!.epsilon > 0.29 && first!.epsilon <= 0.3 && second!.epsilon > 0.19 && second!.epsilon <= 0.2);
+  assert.equal(found.users.count, 7);
+  const { p50, max } = found.users.quantiles;
+  assert.ok(max === found.epsilon && p50 === max && max < first!.epsilon + second!.epsilon, 'composed, never added up');
+  // Six users had rows in both rounds, one in the second alone.
+  const alone = await d.db.query('delete from documents where user_id <> $1', ['late']);
+  assert.ok(alone);
+  assert.deepEqual((await report(client)).users, {
+    count: 1,
+    quantiles: { p50: second!.epsilon, p90: second!.epsilon, p99: second!.epsilon, max: second!.epsilon },
+  });
+  assert.match(humanReport(found), /canary users: \d of 8 guessed right in 2 rounds/);
+  const verified = await verify(client);
+  assert.match(humanVerified(verified), /^\d+ rows, every one follows/);
+  await d.db.query('alter table ledger disable trigger ledger_no_change');
+  await d.db.query(`update ledger set note = 'nothing was spent' where id = 2`);
+  await assert.rejects(verify(client), { code: 'corrupt', message: /does not hold at row 2: its content/ });
+});
+
+test('a training whose own check fails: the round fails by its name, charged in full, and nothing reaches the registry', async t => {
+  const { d, worker } = await deployment(t, false);
+  worker.call = (async () => {
+    requireAll([{ check: 'frozen weights are unchanged', ok: false, detail: 'changed are 1: lm_head.weight' }]);
+  }) as unknown as Compute['call'];
+  const round = await d.run([train]);
+  assert.deepEqual([round.state, round.candidate, await d.champion()], ['failed', null, 1]);
+  assert.match(round.error!, /own check failed: frozen weights are unchanged \(changed are 1: lm_head\.weight\)/);
+  assert.ok(round.epsilon > 0.29);
 });
 
 test('a head trained by the real worker is audited too', async t => {
