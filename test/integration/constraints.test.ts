@@ -7,8 +7,9 @@ import test, { after } from 'node:test';
 import { type EngineModel, loadEngineModel } from '../../src/learn/model/engine/model.ts';
 import { disposeGradients } from '../../src/learn/model/engine/sinks.ts';
 import type { Example, Trainable } from '../../src/learn/model/engine/units.ts';
+import { headScores } from '../../src/learn/model/head.ts';
 import { openModel } from '../../src/learn/model/open.ts';
-import { makePlan } from '../../src/learn/privacy/index.ts';
+import { makePlan, streamFor } from '../../src/learn/privacy/index.ts';
 import { tensorflow } from '../../src/learn/tensor/backend.ts';
 import type { BesidePass } from '../../src/learn/training/beside.ts';
 import { OutcomeCounts } from '../../src/learn/training/constraints/counts.ts';
@@ -20,7 +21,9 @@ import {
   Terms,
   type TermsRequest,
 } from '../../src/learn/training/constraints/index.ts';
+import type { CountedConstraint } from '../../src/learn/training/constraints/spec.ts';
 import { violation } from '../../src/learn/training/constraints/spec.ts';
+import { headPlan, trainHead } from '../../src/learn/training/head.ts';
 import { feedbackUnits, type Item } from '../../src/learn/training/objectives/index.ts';
 import { anchorsOf, divergenceGradient, measureDivergence } from '../../src/learn/training/public-terms.ts';
 import { trainToEnd } from '../../src/learn/training/trainer.ts';
@@ -253,4 +256,38 @@ test('probes, violations and measured values', async () => {
     undefined,
     'a group that nobody was held out of is not vouched for',
   );
+});
+
+/** Two labels whose features lie close; the second is one of twelve. */
+async function headOf(constraints: readonly CountedConstraint[]) {
+  const stream = streamFor(seed, 'features');
+  const vector = (shift: number) =>
+    Float32Array.from({ length: 8 }, (_, i) => stream.normal(1)[0]! + (i === 0 ? shift : 0));
+  const units = Array.from({ length: 240 }, (_, i) => ({
+    user: `u${i}`,
+    examples: [i % 12 === 0 ? { feature: vector(0.8), label: 1 } : { feature: vector(-0.8), label: 0 }],
+  }));
+  const plan = headPlan({
+    ...{ units: units.length, expectedUnits: 240, epsilon: 8, delta: 1e-5, seed },
+    ...(constraints.length > 0 && { countShare: 0.1 }),
+  });
+  const { head } = await trainHead({
+    ...{ task: 't', labels: ['often', 'rare'], units, constraints, privacy: plan, layer: 1, featuresSha256: '' },
+    publicFeatures: Array.from({ length: 60 }, () => vector(0)),
+    labelFeatures: [[vector(0)], [vector(0)]],
+  });
+  const rare = units.filter(({ examples }) => examples[0]!.label === 1);
+  const right = rare.filter(({ examples }) => {
+    const [often, other] = headScores(head, examples[0]!.feature);
+    return other! > often!;
+  });
+  return { recall: right.length / rare.length, plan };
+}
+
+test('a head, too: a constraint on recall changes what is learned, within the same epsilon', async () => {
+  const without = await headOf([]);
+  const withIt = await headOf([{ kind: 'recall', task: 't', label: 'rare', atLeast: 0.9, hard: false }]);
+  assert.ok(withIt.recall >= without.recall + 0.15, `${without.recall} without, ${withIt.recall} with`);
+  assert.ok(Math.abs(withIt.plan.epsilon - without.plan.epsilon) < 1e-6);
+  assert.ok(withIt.plan.gradientNoise > without.plan.gradientNoise);
 });

@@ -12,8 +12,22 @@ export interface UnitRows {
   readonly to: number;
 }
 
+/** Constraints on recall while a head is trained: what each unit drawn got right, and what its examples weigh. */
+export interface HeadSteering {
+  /** Of the example in this row of the feature matrix, in its unit's loss. */
+  weight(row: number): number;
+  /** Told of each unit drawn, its rows and whether they were right; gives the factor (at most 1) on its clipped gradient. */
+  unit(rows: readonly { readonly row: number; readonly correct: boolean }[]): number;
+}
+
 interface Chunk {
-  readonly units: readonly { readonly index: number; readonly from: number; readonly to: number }[];
+  readonly units: readonly {
+    readonly index: number;
+    readonly from: number;
+    readonly to: number;
+    /** First row in the feature matrix. */
+    readonly at: number;
+  }[];
   /** [rows, hidden] */
   readonly features: Tensor;
   readonly truth: Int32Array;
@@ -41,7 +55,7 @@ export class HeadGradients {
   ) {
     this.#labels = size.labels;
     this.#hidden = size.hidden;
-    let members: { index: number; from: number; to: number }[] = [];
+    let members: { index: number; from: number; to: number; at: number }[] = [];
     let rows = 0;
     const close = (): void => {
       if (members.length > 0) this.#chunks.push(this.#chunk(features, truth, units, members));
@@ -51,7 +65,7 @@ export class HeadGradients {
     units.forEach(({ from, to }, index) => {
       if (!finite(features, from * size.hidden, to * size.hidden)) return;
       if (rows > 0 && rows + to - from > CHUNK_ROWS) close();
-      members.push({ index, from: rows, to: rows + to - from });
+      members.push({ index, from: rows, to: rows + to - from, at: from });
       rows += to - from;
     });
     close();
@@ -84,6 +98,7 @@ export class HeadGradients {
     weight: Float64Array,
     factor: (norm: number) => number,
     drawn?: readonly number[],
+    steering?: HeadSteering,
   ): { sum: Float64Array; loss: number } {
     const tf = tensorflow();
     const labels = this.#labels;
@@ -96,7 +111,7 @@ export class HeadGradients {
         return matMul(features, rows, false, true).dataSync() as Float32Array;
       });
       let pair = 0;
-      for (const { index, from, to } of units) {
+      for (const { index, from, to, at } of units) {
         const n = to - from;
         const pairs = (n * (n + 1)) / 2;
         if (taken?.has(index) === false) {
@@ -104,15 +119,21 @@ export class HeadGradients {
           pair += pairs;
           continue;
         }
+        const outcomes: { row: number; correct: boolean }[] = [];
         for (let row = from; row < to; row++) {
           loss -= softmaxRow(errors, row * labels, labels, truth[row]!) / n;
+          if (steering !== undefined)
+            outcomes.push({ row: at + row - from, correct: likeliest(errors, row * labels, labels) === truth[row]! });
           errors[row * labels + truth[row]!]! -= 1;
+          const weight = steering?.weight(at + row - from) ?? 1;
+          if (weight !== 1) for (let c = 0; c < labels; c++) errors[row * labels + c]! *= weight;
         }
         let square = 0;
         for (let a = from; a < to; a++)
           for (let b = from; b <= a; b++)
             square += (a === b ? 1 : 2) * dot(errors, a * labels, b * labels, labels) * gram[pair++]!;
-        const scale = factor(Math.sqrt(Math.max(0, square)) / n) / n;
+        const held = steering?.unit(outcomes) ?? 1;
+        const scale = (held * factor(Math.sqrt(Math.max(0, square)) / n)) / n;
         for (let i = from * labels; i < to * labels; i++) errors[i]! *= scale;
       }
       const part = tf.tidy(() => {
@@ -139,6 +160,12 @@ function dot(values: Float32Array, a: number, b: number, n: number): number {
   let sum = 0;
   for (let i = 0; i < n; i++) sum += values[a + i]! * values[b + i]!;
   return sum;
+}
+
+function likeliest(values: Float32Array, from: number, labels: number): number {
+  let best = 0;
+  for (let c = 1; c < labels; c++) if (values[from + c]! > values[from + best]!) best = c;
+  return best;
 }
 
 /** In place on one row of logits: probabilities. Returns the logarithm of the true label's. */

@@ -10,7 +10,10 @@ import { invalid } from '../../base/errors.ts';
 import type { Head } from '../model/types.ts';
 import { norm } from '../privacy/audit/finding.ts';
 import { type Clip, type DpPlan, type Mechanism, makePlan } from '../privacy/index.ts';
-import { HeadGradients, type UnitRows } from './head-kernels.ts';
+import type { ItemFacts, Outcomes } from './constraints/counts.ts';
+import { Steering } from './constraints/duals.ts';
+import type { CountedConstraint } from './constraints/spec.ts';
+import { HeadGradients, type HeadSteering, type UnitRows } from './head-kernels.ts';
 import { publicStatistics, standardise, TrainingSpace } from './head-space.ts';
 import { releaseFinding, requireAll } from './self-check.ts';
 
@@ -18,7 +21,7 @@ export interface HeadUnit {
   /** The privacy unit; units of the same user are merged. */
   readonly user: string;
   /** feature: [hidden] as the feature model gives it; label: index into labels. */
-  readonly examples: readonly { readonly feature: Float32Array; readonly label: number }[];
+  readonly examples: readonly { readonly feature: Float32Array; readonly label: number; readonly region?: string }[];
 }
 
 export interface HeadPrivacy {
@@ -39,8 +42,12 @@ export interface HeadRequest {
   readonly publicFeatures: readonly Float32Array[];
   /** For each label the features of a few sentences made from its name (labelSentences). */
   readonly labelFeatures: readonly (readonly Float32Array[])[];
+  /** A head released before for this task, to go on from: what its noise was paid for is not lost. */
+  readonly before?: Head;
   /** A target, or a plan made before (headPlan); null: no noise, on public examples only. */
   readonly privacy: HeadPrivacy | DpPlan | null;
+  /** On recall and gaps; under privacy the plan must have a share for their counts (`countShare`). */
+  readonly constraints?: readonly CountedConstraint[];
   /** 32 secret bytes that replay the noise; with a target only. */
   readonly seed?: Uint8Array;
   readonly layer: number;
@@ -105,6 +112,8 @@ export function headPlan(request: {
   epsilon: number;
   delta: number;
   prior?: readonly Mechanism[];
+  /** For constraints on recall and gaps. */
+  countShare?: number;
   seed?: Uint8Array;
 }): DpPlan {
   return makePlan({ ...request, sampleRate: 1, steps: HEAD_STEPS, clip: HEAD_CLIP, unit: 'user' });
@@ -167,6 +176,23 @@ function startRows(
   return lengths > 0 ? rows.map(value => (value * START) / lengths) : rows;
 }
 
+/** Rows of the labels that the earlier head knows, where it saw features as this one does. */
+function continueFrom(
+  before: Head,
+  start: Float64Array,
+  labels: readonly string[],
+  { mean, scale, space }: { mean: Float32Array; scale: Float32Array; space: TrainingSpace },
+): void {
+  const same = (a: Float32Array, b: Float32Array): boolean => a.length === b.length && a.every((v, i) => v === b[i]);
+  if (!same(before.mean, mean) || !same(before.scale, scale)) return;
+  const rows = space.unfold(before.weight);
+  const n = space.size;
+  labels.forEach((label, row) => {
+    const at = before.labels.indexOf(label);
+    if (at >= 0) start.set(rows.subarray(at * n, (at + 1) * n), row * n);
+  });
+}
+
 /**
  * Trains the head. Under privacy a unit is a user; the result spends at most what was asked for.
  * @throws LearndError invalid (naming the field) or budget_exhausted
@@ -188,18 +214,24 @@ export async function trainHead(request: HeadRequest): Promise<TrainedHead> {
   const features = new Float32Array(count * hidden);
   const truth = new Int32Array(count);
   const units: UnitRows[] = [];
+  const facts: ItemFacts[] = [];
   let at = 0;
   const standard = new Float32Array(hidden);
   for (const examples of users) {
     units.push({ from: at, to: at + examples.length });
-    for (const { feature, label } of examples) {
+    for (const { feature, label, region } of examples) {
+      facts.push({ label: labels[label]!, ...(region !== undefined && { region }) });
       space.into(standardise(feature, mean, scale, standard), 0, features, at * hidden);
       truth[at++] = label;
     }
   }
 
   const start = startRows(request, space, f => space.into(standardise(f, mean, scale)));
-  const run = await descend({ features, truth, units, hidden, start, plan, onStep: request.onStep });
+  if (request.before !== undefined) continueFrom(request.before, start, request.labels, { mean, scale, space });
+  const { constraints = [] } = request;
+  const steering = constraints.length === 0 ? undefined : new Steering(constraints, new Map(facts.map(of => [of, of])));
+  const steered = steering && { steering, facts };
+  const run = await descend({ features, truth, units, hidden, start, plan, steered, onStep: request.onStep });
   const mechanisms = plan?.mechanisms.map(m => ({ ...m, steps: run.steps })) ?? [];
   return {
     head: {
@@ -229,6 +261,8 @@ interface Descent {
   readonly hidden: number;
   readonly start: Float64Array;
   readonly plan: DpPlan | null;
+  /** `facts`: of each row, which also stand for the rows. */
+  readonly steered: { readonly steering: Steering; readonly facts: readonly ItemFacts[] } | undefined;
   readonly onStep: HeadRequest['onStep'];
 }
 
@@ -258,7 +292,10 @@ async function descend(input: Descent): Promise<{ weight: Float64Array; steps: n
   try {
     while (step < planned) {
       norms = [];
-      const { sum, loss } = gradients.sum(weight, factor, plan?.sample(step));
+      const outcomes: Outcomes[] = [];
+      const steer = input.steered && steerBy(input.steered, outcomes);
+      const { sum, loss } = gradients.sum(weight, factor, plan?.sample(step), steer);
+      input.steered?.steering.count(plan, step, outcomes);
       if (plan === null) losses.push(loss / units.length);
       const stepRate = rate / (plan?.sensitivity ?? 1);
       const noise = plan?.noise(step, sum.length, 'head');
@@ -281,6 +318,15 @@ async function descend(input: Descent): Promise<{ weight: Float64Array; steps: n
   for (const iterate of tail) for (let i = 0; i < average.length; i++) average[i]! += iterate[i]! / tail.length;
   return { weight: average, steps: step, losses };
 }
+
+/** Weights stay as they are through a step; what its units got right is gathered for the count after it. */
+const steerBy = ({ steering, facts }: NonNullable<Descent['steered']>, outcomes: Outcomes[]): HeadSteering => ({
+  weight: row => steering.weight(facts[row]!),
+  unit: rows => {
+    outcomes.push(rows.map(({ row, correct }) => ({ item: facts[row]!, correct })));
+    return steering.unitFactor(rows.map(({ row }) => facts[row]!));
+  },
+});
 
 /** Without noise a gradient is scaled to length 1 as well: the steps are then alike. */
 const scaleAlone = (norm: number): number => (Number.isFinite(norm) ? 1 / (norm + 1e-3) : 0);

@@ -3,7 +3,7 @@ import type { LayerMethod } from '../compress/by-text.ts';
 import type { WidthMethod } from '../compress/scores.ts';
 import type { VersionFiles } from '../model/version.ts';
 import type { Clip } from '../privacy/plan.ts';
-import type { ConstraintSpec } from '../training/constraints/spec.ts';
+import type { ConstraintSpec, CountedConstraint } from '../training/constraints/spec.ts';
 import type { FeedbackObjective, FeedbackRow } from '../training/objectives/feedback.ts';
 import type { CallOptions } from './process.ts';
 
@@ -72,7 +72,9 @@ export interface Jobs {
       layer: number;
       task: string;
       labels: readonly string[];
-      examples: readonly (UnitText & { readonly label: string })[];
+      examples: readonly (UnitText & { readonly label: string; readonly region?: string })[];
+      /** On recall and gaps of this task; the noise must have a share for counts. */
+      constraints?: readonly CountedConstraint[];
       noise: NoiseInput;
       maxSeconds: number;
       out: string;

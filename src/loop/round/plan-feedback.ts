@@ -60,7 +60,7 @@ export async function feedbackTrainings(
         : noise;
     const trainings = tasks.map(({ name: task, labels }): HeadTraining | FeedbackTraining =>
       method === 'auto' || method === 'head'
-        ? { kind: 'head', task, labels, minutes, noise: seeded(noise) }
+        ? { kind: 'head', task, labels, minutes, noise: seeded(counted(task)) }
         : {
             ...base(finetune, method as FeedbackTraining['method'], objective),
             task,

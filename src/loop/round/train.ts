@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { LearndError } from '../../base/errors.ts';
 import type { Blob, VersionManifest } from '../../learn/model/version.ts';
 import { epsilon } from '../../learn/privacy/accountant.ts';
-import { type ConstraintSpec, isPublic } from '../../learn/training/constraints/spec.ts';
+import { type ConstraintSpec, isCounted, isPublic } from '../../learn/training/constraints/spec.ts';
 import type { CallOptions } from '../../learn/worker/process.ts';
 import type { DocumentsInput } from '../../learn/worker/types.ts';
 import { getFact, setFact } from '../../store/facts.ts';
@@ -108,7 +108,7 @@ function trainOne(
 ): Promise<Done> {
   switch (training.kind) {
     case 'head':
-      return trainHead(context, manifest, training);
+      return trainHead(context, manifest, training, constraints);
     case 'feedback':
       return trainFeedback(context, manifest, training, constraints);
     default:
@@ -177,10 +177,20 @@ function watched(ports: RoundPorts, round: RoundRow, training: Training, signal:
   };
 }
 
-async function trainHead(context: Context, manifest: VersionManifest, training: HeadTraining): Promise<Done> {
+async function trainHead(
+  context: Context,
+  manifest: VersionManifest,
+  training: HeadTraining,
+  constraints: readonly ConstraintSpec[],
+): Promise<Done> {
   const { ports, round, worker, folder, call } = context;
   const canaries = canariesOf(ports, training, training.labels);
-  const examples = [...(await viewLabels(ports.db, round.id, training.task)), ...takingPart(canaries)];
+  const rows = await viewLabels(ports.db, round.id, training.task);
+  const examples = [
+    ...rows.map(({ region, ...row }) => ({ ...row, ...(region !== null && { region }) })),
+    ...takingPart(canaries),
+  ];
+  const counted = constraints.filter(isCounted).filter(({ task }) => task === training.task);
   const { blob: features, layer } = await featureModel(context, manifest);
   const result = await worker.call(
     'train-head',
@@ -191,6 +201,7 @@ async function trainHead(context: Context, manifest: VersionManifest, training: 
       task: training.task,
       labels: training.labels,
       examples,
+      ...(counted.length > 0 && { constraints: counted }),
       noise: noiseInput(training.noise),
       maxSeconds: training.minutes * 60,
       out: join(folder, 'head.safetensors'),

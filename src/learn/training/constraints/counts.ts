@@ -2,8 +2,6 @@
  * Recall of classes and groups while a private training runs, from the units it draws anyway: each adds one vector of shares (right,
  * all) a group, of length at most 1, to a sum that gets the plan's own noise for it. What follows from noised sums is free.
  */
-import type { Drawn } from '../beside.ts';
-import type { Item } from '../objectives/objective.ts';
 import { type CountedConstraint, type GapConstraint, groupNames } from './spec.ts';
 
 /** What is known of an item in public terms: its label, and its region where groups go by region. */
@@ -11,6 +9,9 @@ export interface ItemFacts {
   readonly label: string;
   readonly region?: string;
 }
+
+/** Of one unit: its examples (any objects that stand for them) and whether each was right. */
+export type Outcomes = readonly { readonly item: object; readonly correct: boolean }[];
 
 /** How fast older steps fade: the weights they were counted at are gone. */
 const DECAY = 0.8;
@@ -20,12 +21,12 @@ const BELIEVED = 2;
 export class OutcomeCounts {
   readonly groups: readonly string[];
   readonly #member: (facts: ItemFacts, group: number) => boolean;
-  readonly #facts: ReadonlyMap<Item, ItemFacts>;
+  readonly #facts: ReadonlyMap<object, ItemFacts>;
   /** [groups * 2] right and all, and the variance of their noise. */
   #sums: Float64Array;
   #variance = 0;
 
-  constructor(constraints: readonly CountedConstraint[], facts: ReadonlyMap<Item, ItemFacts>) {
+  constructor(constraints: readonly CountedConstraint[], facts: ReadonlyMap<object, ItemFacts>) {
     const wanted = constraints.flatMap(constraint =>
       constraint.kind === 'recall' ? [recallGroup(constraint.label)] : gapGroups(constraint),
     );
@@ -42,7 +43,7 @@ export class OutcomeCounts {
   }
 
   /** One unit's vector, of length at most 1. */
-  unitVector(outcomes: Drawn['outcomes'][number]): Float64Array {
+  unitVector(outcomes: Outcomes): Float64Array {
     const vector = new Float64Array(this.length);
     for (const { item, correct } of outcomes) {
       const facts = this.#facts.get(item);
@@ -61,7 +62,7 @@ export class OutcomeCounts {
   }
 
   /** Takes in a step's units. `noise`: of the sum, one number a component; all zero where nothing is private. */
-  add(outcomes: Drawn['outcomes'], noise: ArrayLike<number>, std: number): void {
+  add(outcomes: readonly Outcomes[], noise: ArrayLike<number>, std: number): void {
     const sum = Float64Array.from(noise);
     for (const unit of outcomes) {
       if (unit.length === 0) continue;
@@ -98,7 +99,7 @@ export class OutcomeCounts {
   }
 
   /** The groups an item belongs to. */
-  groupsOf(item: Item): string[] {
+  groupsOf(item: object): string[] {
     const facts = this.#facts.get(item);
     return facts === undefined ? [] : this.groups.filter((_, group) => this.#member(facts, group));
   }

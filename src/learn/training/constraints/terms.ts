@@ -20,7 +20,8 @@ import {
   scale,
   type TermGradient,
 } from '../public-terms.ts';
-import { type ItemFacts, OutcomeCounts } from './counts.ts';
+import type { ItemFacts } from './counts.ts';
+import { Multiplier, Steering } from './duals.ts';
 import { probeProbabilities } from './forbidden.ts';
 import {
   type ConstraintReport,
@@ -30,7 +31,6 @@ import {
   isPublic,
   type PublicConstraint,
   reportOf,
-  violation,
 } from './spec.ts';
 
 export interface TermsRequest {
@@ -49,8 +49,6 @@ export interface TermsRequest {
   readonly perStep?: number;
 }
 
-const RATE = 0.5;
-const MOST = 8;
 /** Steps on public data alone after the last one of the training, each of this share of the way from the start. */
 const REPAIRS = 10;
 const REPAIR_SHARE = 0.15;
@@ -61,10 +59,8 @@ export class Terms implements Beside {
   readonly name: string;
   readonly #request: TermsRequest;
   readonly #constraints: readonly ConstraintSpec[];
-  readonly #counts: OutcomeCounts | undefined;
-  readonly #multipliers: number[];
-  /** Weight of examples of a group: 1 + the multipliers of the constraints it is the weakest of. */
-  #weights = new Map<string, number>();
+  readonly #steering: Steering | undefined;
+  readonly #multipliers: ReadonlyMap<PublicConstraint, Multiplier>;
   readonly #before = new Map<ConstraintSpec, number>();
   readonly #after = new Map<ConstraintSpec, number>();
   readonly #start = new Map<string, Tensor>();
@@ -73,15 +69,15 @@ export class Terms implements Beside {
     const { constraints = [], replay, kl, facts } = request;
     this.#request = request;
     this.#constraints = constraints;
-    this.#multipliers = constraints.map(() => 0);
+    this.#multipliers = new Map(constraints.filter(isPublic).map(constraint => [constraint, new Multiplier()]));
     const counted = constraints.filter(isCounted);
-    this.#counts = counted.length === 0 ? undefined : new OutcomeCounts(counted, facts ?? new Map());
+    this.#steering = counted.length === 0 ? undefined : new Steering(counted, facts ?? new Map());
     this.name = JSON.stringify({ constraints, replay: replay?.share, kl });
   }
 
   /** A constraint looks at the units drawn: the plan must have noise for it. */
   get counts(): boolean {
-    return this.#counts !== undefined;
+    return this.#steering !== undefined;
   }
 
   async begin(pass: BesidePass): Promise<void> {
@@ -96,19 +92,10 @@ export class Terms implements Beside {
       );
   }
 
-  itemFactor = (item: Item): number => this.#weight(item);
+  itemFactor = (item: Item): number => this.#steering?.weight(item) ?? 1;
 
-  /** Mean weight of the unit's items over the largest there is: at most 1, so no unit contributes more than its clip. */
-  unitFactor = (outcomes: Drawn['outcomes'][number]): number => {
-    if (this.#weights.size === 0 || outcomes.length === 0) return 1;
-    const most = Math.max(1, ...this.#weights.values());
-    return outcomes.reduce((sum, { item }) => sum + this.#weight(item), 0) / outcomes.length / most;
-  };
-
-  #weight(item: Item): number {
-    if (this.#weights.size === 0) return 1;
-    return Math.max(1, ...this.#counts!.groupsOf(item).map(group => this.#weights.get(group) ?? 1));
-  }
+  unitFactor = (outcomes: Drawn['outcomes'][number]): number =>
+    this.#steering?.unitFactor(outcomes.map(({ item }) => item)) ?? 1;
 
   async step(gradients: Gradients, pass: BesidePass, drawn: Drawn): Promise<void> {
     const { replay, kl, anchors = [] } = this.#request;
@@ -122,37 +109,14 @@ export class Terms implements Beside {
       const { gradients: more } = await divergenceGradient(pass, this.#some(anchors, drawn.step));
       addScaled(gradients, more, kl.weight);
     }
-    for (const [i, constraint] of this.#constraints.entries()) {
-      if (!isPublic(constraint)) continue;
-      const value = await this.#measure(pass, constraint, drawn.step);
-      const factor = this.#ascend(i, violation(constraint, value));
+    for (const [constraint, multiplier] of this.#multipliers) {
+      const factor = multiplier.ascend(constraint, await this.#measure(pass, constraint, drawn.step));
       if (factor === 0) continue;
       const { gradients: more } = await this.#gradient(pass, constraint, drawn.step);
       const length = norm(more);
       addScaled(gradients, more, length > 0 ? (factor * own) / length : 0);
     }
-    this.#count(pass, drawn);
-  }
-
-  /** Dual ascent; returns the factor of the constraint's gradient. */
-  #ascend(i: number, by: number): number {
-    this.#multipliers[i] = Math.max(0, Math.min(MOST, this.#multipliers[i]! + RATE * by));
-    return this.#multipliers[i]! + Math.max(0, by);
-  }
-
-  #count({ plan }: BesidePass, { step, outcomes }: Drawn): void {
-    const counts = this.#counts;
-    if (counts === undefined) return;
-    const released = plan?.countNoise(step, counts.length);
-    counts.add(outcomes, released?.noise ?? new Float64Array(counts.length), released?.std ?? 0);
-    this.#weights = new Map();
-    for (const [i, constraint] of this.#constraints.entries()) {
-      if (!isCounted(constraint)) continue;
-      const now = counts.value(constraint);
-      if (now === undefined) continue;
-      const weight = 1 + this.#ascend(i, violation(constraint, now.value));
-      this.#weights.set(now.weakest, Math.max(weight, this.#weights.get(now.weakest) ?? 1));
-    }
+    this.#steering?.count(pass.plan, drawn.step, drawn.outcomes);
   }
 
   /** A part of the public data, another one each step; the same for a step that is replayed. */
@@ -260,29 +224,20 @@ export class Terms implements Beside {
       .map(constraint => reportOf(constraint, this.#before.get(constraint), this.#after.get(constraint)));
   }
 
-  /** Estimates of recall and gap from the noised counts, by constraint name; for tests and progress. */
+  /** Estimates of recall and gaps from the noised counts; for tests and progress. */
   estimates(): (number | undefined)[] {
-    return this.#constraints.filter(isCounted).map(constraint => this.#counts!.value(constraint)?.value);
+    return this.#steering?.estimates() ?? [];
   }
 
   state(): number[] {
-    return [...this.#multipliers, ...(this.#counts?.state() ?? [])];
+    return [...[...this.#multipliers.values()].map(({ value }) => value), ...(this.#steering?.state() ?? [])];
   }
 
   restore(state: readonly number[]): void {
-    state.slice(0, this.#multipliers.length).forEach((value, i) => {
-      this.#multipliers[i] = value;
+    [...this.#multipliers.values()].forEach((multiplier, i) => {
+      multiplier.value = state[i] ?? 0;
     });
-    this.#counts?.restore(state.slice(this.#multipliers.length));
-    // Weights follow from the estimates and the multipliers as they stood.
-    this.#weights = new Map();
-    for (const [i, constraint] of this.#constraints.entries()) {
-      if (!isCounted(constraint)) continue;
-      const now = this.#counts?.value(constraint);
-      if (now === undefined) continue;
-      const weight = 1 + this.#multipliers[i]! + Math.max(0, violation(constraint, now.value));
-      this.#weights.set(now.weakest, Math.max(weight, this.#weights.get(now.weakest) ?? 1));
-    }
+    this.#steering?.restore(state.slice(this.#multipliers.size));
   }
 
   dispose(): void {

@@ -49,6 +49,7 @@ export async function trainHead(input: Input, context: JobContext): Promise<Jobs
     publicFeatures,
     labelFeatures,
     privacy: planOf(noise, units.length),
+    ...(input.constraints && { constraints: input.constraints }),
     layer: input.layer,
     featuresSha256: input.base,
     onStep: async (step, total) => {
@@ -78,8 +79,8 @@ async function unitsOf({ features, examples, labels }: Input, context: JobContex
   );
   const place = new Map(labels.map((label, i) => [label, i]));
   const byUnit = new Map<string, HeadUnit['examples'][number][]>();
-  for (const [i, { unit, label }] of examples.entries()) {
-    const example = { feature: found[i]!, label: place.get(label)! };
+  for (const [i, { unit, label, region }] of examples.entries()) {
+    const example = { feature: found[i]!, label: place.get(label)!, ...(region !== undefined && { region }) };
     const before = byUnit.get(unit);
     if (before) before.push(example);
     else byUnit.set(unit, [example]);
