@@ -57,7 +57,7 @@ async function compare(what: What, threads: number, { quick, log }: BenchOptions
           },
         ]),
       ),
-      quick ? 2 : 7,
+      quick ? 2 : 5,
     );
     const peak: Record<string, number> = {};
     for (const [key, contestant] of Object.entries(contestants)) {
