@@ -1,4 +1,5 @@
 import { type Command, Option } from 'commander';
+import { distillCommand } from './commands-distill.ts';
 import { action, integer, later, number, reply } from './frame.ts';
 
 /** Commands about models as files: augmentation, tokenizers, evaluation, export, compression. */
@@ -143,7 +144,7 @@ function modelCommands(program: Command): void {
   });
   later(program, 'build', 'build a model from raw text');
 
-  const model = program.command('model').description('prune, quantize or merge outside the daemon');
+  const model = program.command('model').description('prune, distil, quantize or merge outside the daemon');
   const prune = model
     .command('prune')
     .argument('<model>')
@@ -169,7 +170,7 @@ function modelCommands(program: Command): void {
     const { quantize: run } = await import('./model.ts');
     return reply(await run({ model: path!, type: options.type as string, out: options.out as string }), asJson);
   });
-  later(model, 'distill', 'distil a smaller student');
+  distillCommand(model);
   const merge = model
     .command('merge')
     .argument('<model>')
