@@ -38,8 +38,13 @@ const grid = (quick: boolean, intents: number): Setting[] => {
           { rate: 0.25, steps: 48 },
         ];
   return shapes.flatMap(shape => [
-    ...[100, 400, 1600].map(way => ({ ...shape, lr: way / clip / shape.steps, optimizer: 'sgd' as const, clip })),
-    ...[0.1, 0.5].map(lr => ({ ...shape, lr, optimizer: 'adam' as const, clip })),
+    ...(intents > 50 ? [400, 1600] : [100, 400, 1600]).map(way => ({
+      ...shape,
+      lr: way / clip / shape.steps,
+      optimizer: 'sgd' as const,
+      clip,
+    })),
+    ...(intents > 50 ? [0.5] : [0.1, 0.5]).map(lr => ({ ...shape, lr, optimizer: 'adam' as const, clip })),
   ]);
 };
 

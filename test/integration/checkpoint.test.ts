@@ -54,6 +54,22 @@ const cases: Record<string, () => Asked> = {
     plan: poisson(),
     optimizer: { kind: 'sgd', learningRate: 0.01, momentum: 0.9 },
   }),
+  'private LoRA under an adaptive bound': () => ({
+    method: { kind: 'lora', rank: 1 },
+    plan: makePlan({
+      ...{
+        units: 30,
+        expectedUnits: 30,
+        sampleRate: 0.4,
+        steps: 9,
+        delta: 1e-5,
+        noiseMultiplier: 0.8,
+        unit: 'user',
+        seed,
+      },
+      clip: { kind: 'quantile', initial: 0.5 },
+    }),
+  }),
   'full training without noise': () => ({
     method: { kind: 'full' },
     ...{ steps: 9, batch: 5, schedule: { kind: 'cosine', warmup: 2, floor: 0.1 } },
@@ -98,10 +114,7 @@ for (const [name, asked] of Object.entries(cases)) {
     assert.equal(await go(4), undefined);
     const { step, released } = readState(path);
     assert.equal(step, 4);
-    assert.deepEqual(
-      released,
-      asked().plan === undefined ? [] : [{ noise_multiplier: 0.8, sample_rate: 0.4, steps: 4 }],
-    );
+    assert.deepEqual(released, asked().plan?.mechanisms.map(mechanism => ({ ...mechanism, steps: 4 })) ?? []);
     assert.equal(statSync(path).mode & 0o777, 0o600);
     assert.equal(await go(7), undefined);
     const before = tensorflow().memory().numTensors;
@@ -123,9 +136,9 @@ test('a killed step is replayed from the state before it: the same release', asy
     const steps: number[] = [];
     const plan = Object.freeze({
       ...noise,
-      noise: (step: number, n: number, part?: string) => {
+      noiseTensor: (step: number, n: number, part?: string) => {
         steps.push(step);
-        return noise.noise(step, n, part);
+        return noise.noiseTensor(step, n, part);
       },
     });
     const result = await trainToEnd({ model, plan, ...asked, ...more }, ({ step }) => {
@@ -143,6 +156,23 @@ test('a killed step is replayed from the state before it: the same release', asy
   assert.deepEqual(resumed.steps, [5, 6, 7, 8]);
   const { result } = await run({});
   assert.deepEqual(bytesOf(resumed.result as TrainResult), bytesOf(result as TrainResult));
+});
+
+test('no time left: what has been learned so far comes out without another step', async t => {
+  const path = join(scratch(t), 'state.safetensors');
+  const asked = { units, seed, method: { kind: 'norms', layers: 1 }, steps: 9, batch: 8 } as const;
+  const checkpoint = { path, everySteps: 4 };
+  const run = async (more: Partial<TrainRequest>) => {
+    const model = load();
+    const result = await trainToEnd({ model, ...asked, ...more });
+    model.dispose();
+    return result;
+  };
+  await run({ checkpoint });
+  assert.equal(readState(path).step, 8);
+  const taken = await run({ checkpoint, resume: true, maxSeconds: 0 });
+  assert.deepEqual([taken.steps, taken.outOfTime], [8, true]);
+  assert.deepEqual(bytesOf(taken), bytesOf(await run({ steps: 8 })));
 });
 
 test('a checkpoint of another training, of another file, or without a seed is refused', async t => {

@@ -163,6 +163,9 @@ test('the training space evens public text out, and folds into weights', () => {
   near(y.reduce((s, v) => s + Math.hypot(...v), 0) / y.length, 1, 1e-5);
   const weight = Float64Array.from(stream.normal(2 * 6));
   const folded = space.fold(weight);
+  space.unfold(folded).forEach((value, i) => {
+    near(value, weight[i]!, 1e-4);
+  });
   for (const row of [0, 1]) {
     const dot = (w: ArrayLike<number>, v: Float32Array): number =>
       v.reduce((s, value, i) => s + w[row * 6 + i]! * value, 0);
@@ -191,6 +194,24 @@ test('private training learns, spends what it says, and tells no losses', async 
     score(trained.head, request.units) > score(start.head, request.units) + 0.1,
     'better than from names alone',
   );
+});
+
+test('a head goes on from one released before, label by label; one of other features is left aside', async () => {
+  const request = task(4, 60, 3);
+  const plain = { ...request, privacy: null };
+  const before = (
+    await trainHead({
+      ...plain,
+      labels: request.labels.slice(0, 3),
+      labelFeatures: request.labelFeatures.slice(0, 3),
+      units: request.units.map(u => ({ ...u, examples: u.examples.filter(e => e.label < 3) })),
+    })
+  ).head;
+  const first = async (more: Partial<HeadRequest>) =>
+    (await trainHead({ ...plain, ...more, onStep: () => false })).losses[0]!;
+  assert.ok((await first({ before })) < (await first({})) - 0.1, 'it knows three of four labels');
+  const other = { ...before, mean: before.mean.map(v => v + 1) };
+  assert.equal(await first({ before: other }), await first({}));
 });
 
 test('a seed replays the training; without one the noise is new', async () => {

@@ -74,6 +74,18 @@ export class TrainingSpace {
     return out;
   }
 
+  /** The inverse of `fold`. */
+  unfold(folded: Float32Array): Float64Array {
+    const n = this.size;
+    const weight = new Float64Array(folded.length);
+    for (let at = 0; at < folded.length; at += n)
+      for (let i = 0; i < n; i++) {
+        const lower = this.#lower[i]!;
+        for (let k = 0; k <= i; k++) weight[at + k]! += (lower[k]! * folded[at + i]!) / this.#factor;
+      }
+    return weight;
+  }
+
   /** Rows [rows, hidden] that act on this space, as rows that act on standardised features. */
   fold(weight: Float64Array): Float32Array {
     const n = this.size;
