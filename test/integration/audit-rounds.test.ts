@@ -5,13 +5,19 @@ import test, { type TestContext } from 'node:test';
 import type { DaemonClient } from '../../src/cli/client.ts';
 import { humanReport, humanVerified, report, verify } from '../../src/cli/privacy.ts';
 import type { ActionOf } from '../../src/events/actions.ts';
+import { loadEngineModel } from '../../src/learn/model/engine/model.ts';
+import { streamFor } from '../../src/learn/privacy/noise.ts';
+import { tensorflow } from '../../src/learn/tensor/backend.ts';
+import { randomWeights } from '../../src/learn/training/index.ts';
 import { requireAll } from '../../src/learn/training/self-check.ts';
+import { beforeTraining } from '../../src/learn/worker/jobs/self-check.ts';
 import type { DocumentsInput, DocumentsTrained } from '../../src/learn/worker/types.ts';
 import { auditOf, canariesOf, takingPart } from '../../src/loop/round/canaries.ts';
 import type { Compute, Verdict } from '../../src/loop/round/index.ts';
 import { adminHandlers } from '../../src/serve/admin.ts';
 import { getFact } from '../../src/store/facts.ts';
 import { roundDeployment } from '../support/rounds.ts';
+import { byteToken, TINY } from '../support/tiny-model.ts';
 
 const train: ActionOf<'finetune'> = {
   do: 'finetune',
@@ -219,6 +225,25 @@ test('a training whose own check fails: the round fails by its name, charged in 
   assert.deepEqual([round.state, round.candidate, await d.champion()], ['failed', null, 1]);
   assert.match(round.error!, /own check failed: frozen weights are unchanged \(changed are 1: lm_head\.weight\)/);
   assert.ok(round.epsilon > 0.29);
+});
+
+test('refused before the first step: the round fails, and nothing is charged', async t => {
+  const { d, worker } = await deployment(t, false);
+  const model = loadEngineModel({ config: TINY, weights: randomWeights(TINY, streamFor(new Uint8Array(32), 'w')) });
+  const tf = tensorflow();
+  model.setParameter(
+    'model.layers.1.mlp.up_proj.weight',
+    tf.keep(tf.fill(model.parameter('model.layers.1.mlp.up_proj.weight').shape, Number.NaN)),
+  );
+  const checkpoint = { config: TINY, tokenizer: { encode: (text: string) => [...text].map(byteToken) } };
+  const context = { signal: new AbortController().signal, progress: () => undefined, breathe: async () => undefined };
+  worker.call = (async () => {
+    await beforeTraining({ checkpoint, model, adapter: undefined, lora: undefined } as never, context);
+  }) as unknown as Compute['call'];
+  const round = await d.run([train]);
+  assert.deepEqual([round.state, round.candidate, round.epsilon], ['failed', null, 0]);
+  assert.match(round.error!, /weights of model\.layers\.1\.mlp\.up_proj\.weight are not finite/);
+  model.dispose();
 });
 
 test('a head trained by the real worker is audited too', async t => {

@@ -97,6 +97,11 @@ async function freezeAndReserve(
   }
   const mechanisms = trainings.flatMap(training => mechanismsOf(training));
   if (mechanisms.length > 0) {
+    const { expected_users } = settings.privacy;
+    if (budget.delta >= 1 / expected_users)
+      notes.push(
+        `warning: budget.delta ${budget.delta} is not below 1 / ${expected_users} expected users: with it, the data of one user may be released outright`,
+      );
     await reserve(tx, {
       round: round.id,
       mechanisms,

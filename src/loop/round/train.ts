@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { LearndError } from '../../base/errors.ts';
+import { asLearndError, LearndError } from '../../base/errors.ts';
 import type { Blob, VersionManifest } from '../../learn/model/version.ts';
 import { epsilon } from '../../learn/privacy/accountant.ts';
 import { type ConstraintSpec, isCounted, isPublic } from '../../learn/training/constraints/spec.ts';
@@ -46,6 +46,7 @@ export function trainStep(ports: RoundPorts): Step {
     const parent = await getVersion(ports.db, round.parent!);
     if (trainings.length === 0) return { to: 'trained', work: { manifest: parent.manifest } };
     await refuseErased(ports, round, trainings);
+    const begunBefore = workOf(round).begun === true;
     // From here on a noised step may have happened.
     if (trainings.some(t => noisesOf(t).length > 0)) await noteWork(ports.db, round, ports.fence, { begun: true });
     const folder = await freshFolder(ports.settings.data, round.id);
@@ -74,6 +75,11 @@ export function trainStep(ports: RoundPorts): Step {
         records.push(...(done.canaries ?? []));
         nothing ??= done.nothing;
       }
+    } catch (thrown) {
+      // What a worker refuses before its first step has released nothing, unless something was released before it.
+      if (!begunBefore && trained.length === 0 && asLearndError(thrown).data?.released === false)
+        await noteWork(ports.db, round, ports.fence, { begun: null });
+      throw thrown;
     } finally {
       await worker.close();
       await removeFolder(ports.settings.data, round.id);

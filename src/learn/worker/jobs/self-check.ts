@@ -1,3 +1,4 @@
+import { LearndError } from '../../../base/errors.ts';
 import type { EngineAdapter } from '../../model/engine/index.ts';
 import { loraA, loraB } from '../../model/engine/sinks.ts';
 import type { Trainable } from '../../model/engine/units.ts';
@@ -30,6 +31,7 @@ export async function beforeTraining(loaded: Loaded, context: JobContext, tokenB
   const { model, adapter, checkpoint } = loaded;
   const weights = fingerprints(model, adapter);
   const probe = await checkFigure(loaded, context, tokenBias);
+  if (!Number.isFinite(probe)) throw notFinite(loaded);
   return async ({ method, fresh, tokenBias: bias, check }) => {
     const stream = new SecureStream();
     const trainable = method && trainableOf(loaded, method, fresh, stream);
@@ -47,6 +49,30 @@ export async function beforeTraining(loaded: Loaded, context: JobContext, tokenB
       await gradientFindings({ model, trainable, example: { tokens }, stream, ...(bias && { tokenBias: bias }) }),
     );
   };
+}
+
+/** Before the first step, so nothing has been released. */
+function notFinite({ model, adapter }: Loaded): LearndError {
+  const tensors = [
+    ...model.parameterNames().map(name => [name, model.parameter(name)] as const),
+    ...[...(adapter?.pairs ?? [])].flatMap(([name, { a, b }]) => [
+      [loraA(name), a] as const,
+      [loraB(name), b] as const,
+    ]),
+  ];
+  const bad = tensors.filter(([, tensor]) => !tensor.dataSync().every(Number.isFinite)).map(([name]) => name);
+  return new LearndError(
+    'corrupt',
+    bad.length > 0
+      ? `the model cannot be trained: weights of ${bad.slice(0, 3).join(', ')} are not finite numbers`
+      : 'the model cannot be trained: its loss on public sentences is not a finite number',
+    {
+      field: 'model',
+      hint: 'Nothing was trained or spent. Roll back to a version whose weights are whole, or import the base again.',
+      retriable: false,
+      data: { released: false },
+    },
+  );
 }
 
 /** As the training had it, over the weights as they are now. */

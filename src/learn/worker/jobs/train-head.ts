@@ -1,4 +1,5 @@
 import { availableParallelism } from 'node:os';
+import { LearndError } from '../../../base/errors.ts';
 import { headScores, saveHead } from '../../model/head.ts';
 import { SecureStream } from '../../privacy/index.ts';
 import { type HeadUnit, labelSentences, trainHead as train } from '../../training/head.ts';
@@ -30,6 +31,13 @@ export async function trainHead(input: Input, context: JobContext): Promise<Jobs
     stage: 'public features',
     contexts: CONTEXTS,
   });
+  if (publicFeatures.some(feature => !feature.every(Number.isFinite)))
+    throw new LearndError('corrupt', 'the feature model gives numbers that are not finite: its weights are not whole', {
+      field: 'features',
+      hint: 'Nothing was trained or spent. Import the base again.',
+      retriable: false,
+      data: { released: false },
+    });
   const sentences = labels.map(labelSentences);
   const flat = await extract(input.features, sentences.flat(), context, {
     stage: 'label features',
