@@ -70,7 +70,9 @@ export async function trainDocumentsJob(
   });
   try {
     const files =
-      trained.nothing === undefined ? await writeFiles(input, loaded, trained, context, { before, verify }) : undefined;
+      trained.nothing === undefined
+        ? await writeFiles(input, loaded, trained, context, { before, verify, old })
+        : undefined;
     return {
       ...(files ?? { change: 0, check: 0 }),
       ...(trained.nothing !== undefined && { nothing: trained.nothing }),
@@ -143,10 +145,17 @@ export async function writeFiles(
   loaded: Loaded,
   { bias, release, steps }: Pick<Trained, 'bias' | 'release' | 'steps'>,
   context: JobContext,
-  { before, verify }: { before: ReadonlyMap<string, HostTensor> | undefined; verify: Verify },
+  {
+    before,
+    verify,
+    old,
+  }: { before: ReadonlyMap<string, HostTensor> | undefined; verify: Verify; old?: Float32Array | undefined },
 ): Promise<Written> {
   const { checkpoint, model } = loaded;
   const tokenBias = bias && denseBias(bias, checkpoint.config.vocabSize);
+  // A new bias is there to make other text than the documents unlikely: whether the weights have come apart shows without it.
+  const probe = async (of: Parameters<typeof checkFigure>[0], check: number): Promise<number> =>
+    release === undefined ? check : await checkFigure(of, context, old);
   const written: { -readonly [K in 'bias' | 'adapter' | 'model']?: Written[K] } = {};
   if (bias && release) written.bias = await writeBias(bias, join(input.folder, 'bias.json'));
   let change = 0;
@@ -156,15 +165,20 @@ export async function writeFiles(
     const pairs = [...steps.adapter.pairs.values()];
     change = Math.sqrt(pairs.reduce((sum, { b }) => sum + b.data.reduce((square, x) => square + x * x, 0), 0));
     const fresh = loadEngineAdapter(model, steps.adapter);
-    check = await checkFigure({ ...loaded, adapter: fresh }, context, tokenBias);
-    await verify({ method: methodOf(input, checkpoint.config.layers), fresh, tokenBias, check });
+    const adapted = { ...loaded, adapter: fresh };
+    check = await checkFigure(adapted, context, tokenBias);
+    await verify({
+      ...{ method: methodOf(input, checkpoint.config.layers), fresh, tokenBias },
+      check: await probe(adapted, check),
+    });
     fresh.dispose();
     const whole = loaded.lora === undefined ? steps.adapter : stackAdapters(loaded.lora, steps.adapter);
     const file = await writeLoraGguf(whole, checkpoint, join(input.folder, 'lora.gguf'));
     written.adapter = { file: { path: file.path, sha256: file.sha256, bytes: file.bytes }, rank: whole.rank };
   } else {
     check = await checkFigure(loaded, context, tokenBias);
-    await verify({ method: steps && methodOf(input, checkpoint.config.layers), tokenBias, check });
+    const method = steps && methodOf(input, checkpoint.config.layers);
+    await verify({ method, tokenBias, check: await probe(loaded, check) });
     if (steps?.weights) {
       change = before === undefined ? steps.lastChange : distance(before, steps.weights);
       const parts = partsOf(checkpoint, { weights: EditedWeights.overlay(checkpoint.weights, steps.weights) });
