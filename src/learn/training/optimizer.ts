@@ -118,6 +118,16 @@ function adam(settings: Extract<OptimizerSettings, { kind: 'adam' }>): Optimizer
     for (const tensor of shown) tensor.dispose();
     shown = [];
   };
+  /** Of the step under way: a tensor is made once and not for each parameter. */
+  let scalars: ReturnType<typeof scalarsOf> | undefined;
+  const scalarsOf = (lr: number, step: number) => {
+    const scalar = (x: number) => tensorflow().keep(tensorflow().scalar(x));
+    const root = Math.sqrt(1 - beta2 ** step);
+    return {
+      ...{ beta1: scalar(beta1), beta2: scalar(beta2), beta1Power: scalar(0), beta2Power: scalar(0) },
+      ...{ rate: scalar((lr * root) / (1 - beta1 ** step)), epsilon: scalar(epsilon * root) },
+    };
+  };
   const momentsOf = (key: string, shape: number[]) => {
     let own = moments.get(key);
     if (own === undefined) {
@@ -130,6 +140,8 @@ function adam(settings: Extract<OptimizerSettings, { kind: 'adam' }>): Optimizer
   };
   const release = () => {
     if (scratch !== undefined) tensorflow().tidy(() => scratch!.set(tensorflow().scalar(0)));
+    for (const scalar of Object.values(scalars ?? {})) scalar.dispose();
+    scalars = undefined;
   };
   return optimizer({
     change: (key, value, gradient, rate, step) => {
@@ -140,11 +152,7 @@ function adam(settings: Extract<OptimizerSettings, { kind: 'adam' }>): Optimizer
       if (scratch === undefined) scratch = variable(decayed);
       else scratch.set(decayed);
       if (decayed !== value) decayed.dispose();
-      const root = Math.sqrt(1 - beta2 ** step);
-      const scalars = {
-        ...{ beta1: tf.scalar(beta1), beta2: tf.scalar(beta2), beta1Power: tf.scalar(0), beta2Power: tf.scalar(0) },
-        ...{ rate: tf.scalar((lr * root) / (1 - beta1 ** step)), epsilon: tf.scalar(epsilon * root) },
-      };
+      scalars ??= scalarsOf(lr, step);
       applyAdam({ value: scratch, ...momentsOf(key, value.shape) }, scalars, gradient);
       return scratch.get();
     },

@@ -8,6 +8,8 @@ import { type HeadPass, headLoss, headName } from './head.ts';
 import type { EngineAdapter, EngineModel } from './model.ts';
 import type { GradientSink } from './ops.ts';
 
+const ACTIVATION_BYTES = 1.5 * 2 ** 30;
+
 export interface BackwardOptions {
   readonly adapter?: EngineAdapter;
   /** Lowest block that has something to train; blocks below run forward only. Default 0. */
@@ -18,13 +20,19 @@ export interface BackwardOptions {
   readonly vocabulary?: boolean;
   /** [vocabSize], added to the logits and not trained. Not disposed. */
   readonly tokenBias?: Tensor;
+  /**
+   * What the blocks may keep between the passes, default 1.5 GiB. Blocks that do not fit keep their input alone and run forward
+   * again in the backward pass, a quarter more work for them.
+   */
+  readonly activationBytes?: number;
   /** Another loss on the last block's output (`softHead`); default: cross-entropy of the labels. */
   readonly head?: HeadPass;
 }
 
 /**
  * One forward and one backward pass of the weighted next-token loss: sum over scored rows of weight * cross-entropy.
- * Gradients go to `sink`. Memory: about 5 hidden and 2 feed-forward widths a token and block, 4 bytes each.
+ * Gradients go to `sink`. Memory: about 5 hidden and 2 feed-forward widths a token and block, 4 bytes each, up to
+ * `activationBytes`.
  * @returns nats a scored row, unweighted.
  */
 export function lossBackward(
@@ -37,25 +45,43 @@ export function lossBackward(
   const tf = tensorflow();
   const { adapter, from = 0, vocabulary = false } = options;
   let x = options.input === undefined ? lowerBlocks(model, batch, from, adapter) : tf.clone(options.input);
-  const saved: Saved[] = [];
-  for (let layer = from; layer < model.config.layers; layer++) {
-    const block = tf.tidy(() => {
-      const { y, saved: kept } = blockForward(model, adapter, layer, x, batch);
-      return { y, saved: kept };
+  const forward = (layer: number, input: Tensor) =>
+    tf.tidy(() => {
+      const { y, saved } = blockForward(model, adapter, layer, input, batch);
+      return { y, saved };
     });
-    x.dispose();
-    x = block.y;
-    saved.push(block.saved);
+  let room = options.activationBytes ?? ACTIVATION_BYTES;
+  /** What each block keeps, or its input. */
+  const kept: (Saved | { input: Tensor })[] = [];
+  for (let layer = from; layer < model.config.layers; layer++) {
+    const { y, saved } = forward(layer, x);
+    const bytes = Object.values(saved).reduce((sum, tensor) => sum + 4 * tensor.size, 0);
+    if (bytes <= room) {
+      room -= bytes;
+      x.dispose();
+      kept.push(saved);
+    } else {
+      for (const tensor of Object.values(saved)) tensor.dispose();
+      kept.push({ input: x });
+    }
+    x = y;
   }
   const head = options.head ?? headLoss;
   const { losses, dHidden } = head(model, x, scored, { sink, trainHead: vocabulary, tokenBias: options.tokenBias });
   x.dispose();
   let d = dHidden!;
   for (let layer = model.config.layers - 1; layer >= from; layer--) {
-    const kept = saved.pop()!;
-    const next = tf.tidy(() => blockBackward(model, adapter, layer, d, kept, batch, sink));
+    const own = kept.pop()!;
+    let saved: Saved;
+    if ('input' in own) {
+      const again = forward(layer, own.input);
+      again.y.dispose();
+      own.input.dispose();
+      saved = again.saved;
+    } else saved = own;
+    const next = tf.tidy(() => blockBackward(model, adapter, layer, d, saved, batch, sink));
     d.dispose();
-    for (const tensor of Object.values(kept)) tensor.dispose();
+    for (const tensor of Object.values(saved)) tensor.dispose();
     d = next;
   }
   if (vocabulary) tf.tidy(() => embeddingGradient(model, batch, d, sink));

@@ -99,6 +99,8 @@ export interface PassOptions {
   /** Padded tokens a microbatch. */
   readonly maxTokens: number;
   readonly cache?: HiddenCache;
+  /** Bound on what the blocks keep for the backward pass; beyond it they run forward again. Default 1.5 GiB. */
+  readonly activationBytes?: number;
   /** [vocabSize], part of the model that is trained: a vocabulary bias released before. Not disposed. */
   readonly tokenBias?: Tensor;
   /** Another loss than cross-entropy for these examples, whose scored rows come in their order (distillation). */
