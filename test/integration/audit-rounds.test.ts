@@ -72,12 +72,22 @@ test('evidence over rounds: what it can show is stated; chance does not freeze; 
     Array.from({ length: 30 }, (_, i) => entry(i, 2)),
     1e-6,
   );
-  assert.deepEqual([chance.canaries, chance.right, chance.bound, chance.frozen], [120, 60, 0, false]);
+  assert.deepEqual([chance.rounds, chance.canaries, chance.right, chance.bound, chance.frozen], [16, 64, 32, 0, false]);
   const leak = auditOf(
     Array.from({ length: 10 }, (_, i) => entry(i, 4)),
     1e-6,
   );
-  assert.ok(leak.bound > 1.2 && leak.bound === leak.largest && leak.frozen);
+  assert.ok(leak.rounds === 8 && leak.bound > 1.2 && leak.bound === leak.largest && leak.frozen);
+  const later = [
+    ...Array.from({ length: 8 }, (_, i) => entry(i, 4)),
+    ...Array.from({ length: 8 }, (_, i) => entry(8 + i, 2)),
+  ];
+  assert.ok(auditOf(later, 1e-6).frozen, 'what was shown once is not forgotten');
+  const many = auditOf(
+    Array.from({ length: 128 }, (_, i) => entry(i, 4)),
+    1e-6,
+  );
+  assert.ok(many.largest > 2.5, `${many.largest}`);
   const few = auditOf([entry(1, 4)], 1e-6);
   assert.ok(few.largest < 0.5 && !few.frozen, 'four canaries cannot refute a claim of 1');
 });

@@ -141,8 +141,9 @@ export async function addEvidence(tx: Queryable, entry: Entry): Promise<void> {
   await setFact(tx, FACT, [...known.filter(({ round }) => round !== entry.round), entry]);
 }
 
-/** What the canaries of all rounds show together. */
+/** What the canaries of the rounds show together. */
 export interface CanaryAudit {
+  /** Looked at: the largest power of two that there have been. */
   readonly rounds: number;
   readonly canaries: number;
   readonly right: number;
@@ -164,13 +165,23 @@ export async function canaryAudit(db: Queryable, delta: number): Promise<CanaryA
 }
 
 /**
- * Each round looks again at all there is, so the n-th look gets 6 / (pi n)^2 of the significance: together they stay below it
- * however many rounds there will be.
+ * Looks at the first 1, 2, 4, 8 ... rounds, as many as there have been: the k-th look gets 6 / (pi k)^2 of the significance, so that
+ * together they stay below it however many rounds there will be. (A look at every round would leave each so little that 2 m delta,
+ * which the bound must add for m canaries, is more.) What one look has frozen stays so.
  */
 export function auditOf(entries: readonly Entry[], delta: number): CanaryAudit {
+  let last: CanaryAudit | undefined;
+  for (let look = 1; 2 ** (look - 1) <= entries.length; look++) {
+    const seen = lookAt(entries.slice(0, 2 ** (look - 1)), { look, delta });
+    last = { ...seen, frozen: seen.frozen || last?.frozen === true };
+  }
+  return last!;
+}
+
+function lookAt(entries: readonly Entry[], { look, delta }: { look: number; delta: number }): CanaryAudit {
   const all = entries.flatMap(entry => entry.records);
   const right = all.filter(guessedRight).length;
-  const significance = (SIGNIFICANCE * 6) / (Math.PI * entries.length) ** 2;
+  const significance = (SIGNIFICANCE * 6) / (Math.PI * look) ** 2;
   const bound = guessedEpsilon(all.length, right, { significance, delta });
   const claim = Math.max(...entries.map(entry => entry.epsilon));
   return {
