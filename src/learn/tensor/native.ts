@@ -75,6 +75,20 @@ export function sparseSoftmaxCrossEntropy(logits: Tensor, labels: Tensor): { los
   return { loss: loss!, gradient: gradient! };
 }
 
+/** dy y (1 - y), for y = sigmoid(x). */
+export function sigmoidGradient(y: Tensor, dy: Tensor): Tensor {
+  const { backend, float } = native();
+  return backend.executeSingleOutput('SigmoidGrad', [float], [y, dy]);
+}
+
+/** The last axis turned by `shift` places: by half its length, its halves are exchanged. */
+export function rollLast(x: Tensor, shift: number): Tensor {
+  const tf = tensorflow();
+  const { backend, float } = native();
+  const types = [float, typeAttribute('Tshift', 'TF_INT32'), typeAttribute('Taxis', 'TF_INT32')];
+  return backend.executeSingleOutput('Roll', types, [x, tf.scalar(shift, 'int32'), tf.scalar(x.rank - 1, 'int32')]);
+}
+
 /** `values` [rows, columns] less 1 at the column given for each row: a softmax made into the gradient of a cross-entropy. */
 export function lessOneAt(values: Tensor, columns: Int32Array): Tensor {
   const tf = tensorflow();

@@ -1,6 +1,6 @@
 import type { Tensor } from '../../tensor/backend.ts';
 import { tensorflow } from '../../tensor/backend.ts';
-import { batchMatMul } from '../../tensor/native.ts';
+import { batchMatMul, sigmoidGradient } from '../../tensor/native.ts';
 import type { EngineAdapter, EngineModel } from './model.ts';
 import { layerName } from './model.ts';
 import type { Branch, GradientSink } from './ops.ts';
@@ -103,8 +103,8 @@ export function blockBackward(
   const silu = tf.mul(gate, sigmoid);
   const dInner = back(() => tf.mul(silu, up), { kind: 'mlp.down_proj', dy });
   const dUp = tf.mul(dInner, silu);
-  // silu'(g) = s (1 + g (1 - s)) = s + silu (1 - s)
-  const dGate = tf.mul(tf.mul(dInner, up), tf.add(sigmoid, tf.mul(silu, tf.sub(1, sigmoid))));
+  // silu'(g) = s + g s (1 - s)
+  const dGate = tf.mul(tf.mul(dInner, up), tf.add(sigmoid, sigmoidGradient(sigmoid, gate)));
   const name2 = layerName(layer, 'post_attention_layernorm.weight');
   const h2 = once(() => tf.mul(saved.unit2, model.parameter(name2)));
   const dH2 = back(h2, { kind: 'mlp.gate_proj', dy: dGate }, { kind: 'mlp.up_proj', dy: dUp });

@@ -1,6 +1,6 @@
 import type { Tensor } from '../../tensor/backend.ts';
 import { tensorflow } from '../../tensor/backend.ts';
-import { matMul } from '../../tensor/native.ts';
+import { matMul, rollLast } from '../../tensor/native.ts';
 import type { EngineAdapter, EngineModel } from './model.ts';
 import { layerName } from './model.ts';
 
@@ -26,11 +26,7 @@ export function rmsNormBackward(dy: Tensor, scale: Tensor, saved: { unit: Tensor
 }
 
 /** The two halves of the last axis exchanged. */
-function swapHalves(x: Tensor): Tensor {
-  const tf = tensorflow();
-  const [first, second] = tf.split(x, 2, -1);
-  return tf.concat([second!, first!], -1);
-}
+const swapHalves = (x: Tensor): Tensor => rollLast(x, x.shape.at(-1)! / 2);
 
 /** Rotate-half RoPE on [batch, heads, length, headDim] with tables [length, headDim]. */
 export function rotate(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
