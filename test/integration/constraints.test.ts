@@ -291,3 +291,32 @@ test('a head, too: a constraint on recall changes what is learned, within the sa
   assert.ok(Math.abs(withIt.plan.epsilon - without.plan.epsilon) < 1e-6);
   assert.ok(withIt.plan.gradientNoise > without.plan.gradientNoise);
 });
+
+test('interrupted under constraints and gone on with: the same multipliers, the same release', async () => {
+  const kl: ConstraintSpec = { kind: 'kl_to_base', atMost: 0.01, hard: false };
+  const path = join(folder, 'state.safetensors');
+  const go = async (stopAfter?: number, resume = false) => {
+    const model = load();
+    const beside = new Terms({ constraints: [kl], anchors: anchorsOf(model, general, { k: 32 }) });
+    const plan = makePlan({
+      ...{ units: 24, expectedUnits: 24, steps: 6, delta: 1e-5, noiseMultiplier: 0.5, unit: 'user', seed },
+      clip: { kind: 'auto-s' },
+    });
+    const stop = new AbortController();
+    const request = {
+      ...{ model, method: { kind: 'norms', layers: 1 } as const, units: counting.map(example => [example]) },
+      ...{ plan, seed, beside, signal: stop.signal, checkpoint: { path, everySteps: 1 }, resume },
+    };
+    try {
+      const { weights } = await trainToEnd(request, ({ step }) => step === stopAfter && stop.abort());
+      return [...weights!.get('model.norm.weight')!.data];
+    } finally {
+      beside.dispose();
+      model.dispose();
+    }
+  };
+  const whole = await go();
+  await rm(path, { force: true });
+  await assert.rejects(go(3), { code: 'canceled' });
+  assert.deepEqual(await go(undefined, true), whole);
+});
