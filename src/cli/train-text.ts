@@ -76,7 +76,7 @@ async function work(job: TrainJob, { checkpoint, model, data, plans, signal }: W
   const { steps: stepPlan, method, public: unsealed } = plans;
   let bias: [number, number][] | undefined;
   if (plans.histogram !== undefined) {
-    bias = await histogram(job, { model, data, plans, signal });
+    bias = await histogram(job, { model, data, plans, signal, checkpoint });
     await writeAtomically(join(out, 'logit-bias.json'), textChunk(JSON.stringify(bias)));
   }
   const { mechanisms: first } = plans;
@@ -147,18 +147,17 @@ async function work(job: TrainJob, { checkpoint, model, data, plans, signal }: W
 }
 
 /** The release itself is kept beside the seed: going on with the training must not release a second one. */
-async function histogram(
-  job: TrainJob,
-  { model, data, plans, signal }: Omit<Work, 'checkpoint'>,
-): Promise<[number, number][]> {
+async function histogram(job: TrainJob, { model, data, plans, signal, checkpoint }: Work): Promise<[number, number][]> {
   const kept = join(job.folder, 'logit-bias.json');
   if (existsSync(kept)) return JSON.parse(readFileSync(kept, 'utf8')) as [number, number][];
   const { vocabularyBias } = await import('../learn/training/index.ts');
+  const { PUBLIC_SENTENCES } = await import('../learn/training/public-text.ts');
   let said = 0;
   const bias = await vocabularyBias({
     model,
     units: data.units,
     ...(plans.histogram === 'public' ? {} : { plan: plans.histogram! }),
+    publicText: PUBLIC_SENTENCES.map(text => checkpoint.tokenizer.encode(text)),
     onProgress: async (done, total) => {
       await new Promise(resolve => setImmediate(resolve));
       if (signal.aborted) throw new LearndError('canceled', 'before the histogram was released');
