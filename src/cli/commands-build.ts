@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander';
 import { distillCommand } from './commands-distill.ts';
-import { action, integer, later, number, reply } from './frame.ts';
+import { action, integer, number, reply } from './frame.ts';
 
 /** Commands about models as files: augmentation, tokenizers, evaluation, export, compression. */
 
@@ -142,7 +142,11 @@ function modelCommands(program: Command): void {
     const { run, human } = await import('./import.ts');
     return reply(await run({ ...options, file: file! }), human);
   });
-  later(program, 'build', 'build a model from raw text');
+  const build = program.command('build').description('a model from raw text, or published weights, to a compact one');
+  action(build.requiredOption('--config <file>', 'stages, as in config/build.yaml'), async (_, options) => {
+    const { run, human } = await import('./build.ts');
+    return reply(await run({ config: options.config as string }), human);
+  });
 
   const model = program.command('model').description('prune, distil, quantize or merge outside the daemon');
   const prune = model
