@@ -13,7 +13,7 @@ import { type Streamed, streamForever } from '../support/streaming.ts';
 const SETTINGS = `
 base: scratch
 sources: [{ name: newsroom, public: true }]
-privacy: { expected_users: 800, examples_per_user: 4 }
+privacy: { expected_users: 480, examples_per_user: 4 }
 monitor: { every_seconds: 0.5, sample: 128, window: 200, minimum: 50 }
 policy: { every_seconds: 0.5 }
 `;
@@ -27,12 +27,12 @@ rules:
     cooldown: 1h
   - name: read-the-inbox
     when: champion.version == 2
-    require: documents.new >= 700
+    require: documents.new >= 400
     do: [{ finetune: { data: documents, method: bias, epsilon: 4, max_minutes: 2 } }]
     cooldown: 1h
   - name: read-on
     when: champion.version == 3
-    require: documents.new >= 700
+    require: documents.new >= 400
     do: [{ finetune: { data: documents, method: auto, epsilon: 4, max_minutes: 2 } }]
     cooldown: 1h
 budget: { epsilon: 8, delta: 1e-6 }
@@ -116,7 +116,7 @@ test('documents: perplexity rises, an alarm, a public round and a private one lo
 
   await send(
     daemon,
-    documentEvents(documents('log', 1000, 3), 'inbox', i => `writer-${i}`),
+    documentEvents(documents('log', 600, 3), 'inbox', i => `writer-${i}`),
   );
   await eventually('the private round', () => isChampion(daemon, 3), 180_000);
   const [second] = (await daemon.get('/v1/admin/rounds')) as Round[];
@@ -136,11 +136,11 @@ test('documents: perplexity rises, an alarm, a public round and a private one lo
 
   await send(
     daemon,
-    documentEvents(documents('log', 1000, 4), 'inbox-later', i => `writer-${i}`),
+    documentEvents(documents('log', 600, 4), 'inbox-later', i => `writer-${i}`),
   );
   await eventually('the round that auto planned', () => isChampion(daemon, 4), 180_000);
   const [third] = (await daemon.get('/v1/admin/rounds')) as Round[];
-  assert.match(third!.notes[0]!, /^auto: a noised histogram of tokens .*800 units at epsilon 4/);
+  assert.match(third!.notes[0]!, /^auto: a noised histogram of tokens .*480 units at epsilon 4/);
   assert.ok(third!.verdict.candidate.perplexity <= third!.verdict.champion.perplexity * 1.02);
   t.diagnostic(
     `public ${first!.verdict.champion.perplexity.toFixed(1)} -> ${first!.verdict.candidate.perplexity.toFixed(1)}; ${[second!, third!].map(r => `private ${r.verdict.champion.perplexity.toFixed(2)} -> ${r.verdict.candidate.perplexity.toFixed(2)} at epsilon ${r.epsilon.toFixed(2)}: ${r.notes.join(' ')}`).join('; ')}`,
