@@ -1,6 +1,7 @@
 /**
  * One training step, ours against PyTorch's and Opacus': each contestant is a process of its own, steps are taken in turns.
- * `npm run bench -- step [full|lora] [1|2]`: what and how many threads; default both, with the threads of the machine (at most 2).
+ * `npm run bench -- step [full|lora] [1|2] [cpu]`: what and how many threads; default both, with the threads of the machine (at
+ * most 2). `cpu` compares seconds of processor time instead of seconds by the clock: for a machine that has other work to do.
  */
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
@@ -23,7 +24,7 @@ export async function run(options: BenchOptions): Promise<readonly Row[]> {
   return rows;
 }
 
-async function compare(what: What, threads: number, { quick, log }: BenchOptions): Promise<Row[]> {
+async function compare(what: What, threads: number, { quick, args, log }: BenchOptions): Promise<Row[]> {
   const python = peerPython(log);
   const base = { model: what === 'full' ? SMALL : SMOLLM2, what, rank: 8, secure: false, threads };
   const folder = import.meta.dirname;
@@ -67,15 +68,15 @@ async function compare(what: What, threads: number, { quick, log }: BenchOptions
         `${what}, ${threads} threads, ${key}: ${median(seconds[key]!).toFixed(3)} s (${all}), ${median(cpu[key]!).toFixed(2)} s of CPU, ${peak[key]!.toFixed(0)} MB`,
       );
     }
-    return verdict(what, threads, seconds, peak);
+    return verdict(what, `${what}, ${threads} threads`, args.includes('cpu') ? cpu : seconds, peak);
   } finally {
     await Promise.all(Object.values(contestants).map(contestant => contestant.close()));
   }
 }
 
-function verdict(what: What, threads: number, seconds: Record<string, number[]>, peak: Record<string, number>): Row[] {
+function verdict(what: What, prefix: string, seconds: Record<string, number[]>, peak: Record<string, number>): Row[] {
   const of = (key: string) => median(seconds[key]!);
-  const label = (text: string) => `${what}, ${threads} threads: ${text}`;
+  const label = (text: string) => `${prefix}: ${text}`;
   const pair = (a: string, b: string) => `${a} ${of(a).toFixed(2)} s, ${b} ${of(b).toFixed(2)} s`;
   const times = (text: string, peer: string, gate: Partial<Row>): Row => ({
     what: label(text),
