@@ -16,8 +16,8 @@ const TWO_PI = 2 * Math.PI;
 const NATIVE_FROM = 1 << 16;
 /** Pairs at a time: few enough ops that calling them costs nothing, little enough memory. A multiple of what vectors hold. */
 const NATIVE_PAIRS = 1 << 19;
-/** Of the key stream at a time: new memory of a megabyte or more comes from the system page by page, which takes longer than AES. */
-const STREAM_BYTES = 1 << 19;
+/** Of the key stream at a time: memory of 128 KB and more comes new from the system, page by page, which takes longer than AES. */
+const STREAM_BYTES = 96 << 10;
 const NATIVE_GRAIN = 1 << 10;
 /** Words below this, once in 2 million, are worth more bits: there the radius would come in steps of a thousandth of itself. */
 const COARSE = 1 << 10;
