@@ -11,7 +11,7 @@ import type { Loaded } from './loaded.ts';
 import { checkFigure } from './text-training.ts';
 
 /** Tokens of the public example whose gradient is checked. */
-const EXAMPLE_TOKENS = 64;
+const EXAMPLE_TOKENS = 32;
 
 export interface AfterTraining {
   /** undefined: nothing but a vocabulary bias. */
