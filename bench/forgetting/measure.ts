@@ -36,12 +36,13 @@ export async function measure({ args, quick, log }: BenchOptions): Promise<Row[]
       steps: { type: 'string', default: quick ? '4' : '40' },
       private: { type: 'boolean', default: false },
       ways: { type: 'string' },
+      model: { type: 'string' },
     },
   });
   const missing = missingBanking77();
   if (missing !== undefined) throw new Error(missing);
   tensorflow({ threads: Number(process.env.TF_NUM_INTRAOP_THREADS ?? 2) });
-  const { path } = await resolveBase('smollm2-135m', { cacheDir: `${cacheFolder()}/models` });
+  const path = values.model ?? (await resolveBase('smollm2-135m', { cacheDir: `${cacheFolder()}/models` })).path;
   const checkpoint = await openModel(path);
   const encode = (texts: readonly string[]): number[][] =>
     texts.map(text => checkpoint.tokenizer.encode(text).slice(0, SEQUENCE)).filter(tokens => tokens.length > 1);
