@@ -293,7 +293,6 @@ test('noise may be left out only where settings declare a public source', () => 
 
 test('what is in the contract and not built is accepted with a warning', () => {
   for (const [action, what] of [
-    ['{ pretrain: {} }', 'the action pretrain'],
     ['{ prune: { ffn: 8, calibration: private } }', 'prune with private calibration'],
     ['{ finetune: { data: feedback, epsilon: 1, augment: true } }', 'finetune with augment'],
   ])

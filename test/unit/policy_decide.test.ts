@@ -134,11 +134,14 @@ test('a rule whose condition stays true does not start rounds without end', () =
 });
 
 test('what is not built is refused by name when its rule holds', () => {
-  const slim = policy('  - { name: slim, when: "true", do: [{ prune: { drop_layers: 1 } }, { pretrain: {} }] }\n');
+  const slim = policy('  - { name: slim, when: "true", do: [{ prune: { drop_layers: 1, calibration: private } }] }\n');
   const decision = decide(signals({}), slim, quiet, NOW, new Map());
   assert.equal(decision.outcome, 'refused');
   assert.equal(decision.rule, 'slim');
-  assert.equal(decision.reason, 'Rule slim holds (true), but the action pretrain is not available in this version.');
+  assert.equal(
+    decision.reason,
+    'Rule slim holds (true), but prune with private calibration is not available in this version.',
+  );
 });
 
 test("time.hour and time.weekday are those of the rule's own zone", () => {

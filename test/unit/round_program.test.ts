@@ -53,7 +53,6 @@ test('what is not built is refused by name', () => {
         return true;
       },
     );
-  later([{ do: 'pretrain' }], /pretrain/);
   later([finetune({ augment: true })], /augment/);
   later([quantize, prune], /quantize, prune/);
 });
@@ -80,6 +79,17 @@ test('distill recovers what pruning took, before quantization; alone it needs a 
   assert.throws(() => programOf([prune, distill, distill]), { code: 'invalid', field: 'do' });
   assert.throws(() => programOf([prune, quantize, distill]), { code: 'unavailable_feature' });
   assert.equal(programOf([{ ...distill, teacher: '1' }]).kind, 'candidate');
+});
+
+test('pretrain goes on with all weights on documents, public ones where no epsilon is named, before anything else', () => {
+  const program = programOf([{ do: 'pretrain' }, finetune(), prune]);
+  assert.equal(program.kind, 'candidate');
+  assert.deepEqual(program.kind === 'candidate' && program.finetunes[0], {
+    ...{ method: 'full', data: 'documents', objective: 'next_token', epsilon: 'none', minutes: 20 },
+    constraints: [],
+  });
+  assert.throws(() => programOf([finetune(), { do: 'pretrain' }]), { code: 'unavailable_feature' });
+  assert.throws(() => programOf([{ do: 'pretrain' }, { do: 'pretrain' }]), { code: 'invalid', field: 'do' });
 });
 
 test('the sampling rate comes from public constants and never passes 1', () => {

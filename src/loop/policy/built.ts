@@ -3,6 +3,7 @@ import type { Action, ActionName } from '../../events/actions.ts';
 
 /** Actions that this version can carry out. Others parse, because the contract has them; a round that contains one is refused by name. */
 export const BUILT_ACTIONS: ReadonlySet<ActionName> = new Set([
+  'pretrain',
   'finetune',
   'prune',
   'distill',
@@ -31,7 +32,7 @@ export function notBuilt(action: Action): LearndError | undefined {
 }
 
 /** What is trained is made smaller, recovers by learning from what it was, and is then encoded shorter. */
-const CHAIN: readonly ActionName[] = ['finetune', 'prune', 'distill', 'quantize'];
+const CHAIN: readonly ActionName[] = ['pretrain', 'finetune', 'prune', 'distill', 'quantize'];
 
 /** What of a whole list under `do` is not built: one of its actions, or their order. */
 export function chainNotBuilt(actions: readonly Action[]): LearndError | undefined {

@@ -33,10 +33,16 @@ export function parseActions(raw: readonly unknown[], path: Path, budget: number
     );
     return undefined;
   }
-  for (const name of ['prune', 'quantize'] as const) {
+  for (const name of ['pretrain', 'prune', 'distill', 'quantize'] as const) {
     const again = actions.map(a => a.do).lastIndexOf(name);
     if (actions.findIndex(a => a.do === name) === again) continue;
     to.error(to.source.value([...path, again]), [...path, again], `${name} appears twice in one round`);
+    return undefined;
+  }
+  const taught = actions.findIndex(a => a.do === 'distill' && a.teacher === undefined);
+  if (taught >= 0 && !actions.some(a => a.do === 'prune')) {
+    const message = 'distill without prune in its round needs a teacher (a version: its number, or name@number)';
+    to.error(to.source.value([...path, taught]), [...path, taught], message);
     return undefined;
   }
   const missing = chainNotBuilt(actions);
@@ -90,6 +96,27 @@ function knownKeys(schema: { shape: object }, parameters: unknown, below: Path):
   return kind === undefined ? CONSTRAINT_KINDS : Object.keys(CONSTRAINT_SHAPES[kind].shape);
 }
 
+/** A cost that the budget has room for; none: there is something public. */
+function affordable(
+  epsilon: number | 'none',
+  wrong: (key: string, message: string) => false,
+  budget: number,
+  { settings }: Collector,
+): boolean {
+  if (epsilon === 'none') {
+    if (settings && !settings.sources.some(s => s.public))
+      return wrong(
+        'epsilon',
+        'epsilon: none trains on public documents only, and settings declare no public source (sources: [{ name: …, public: true }])',
+      );
+  } else if (epsilon > budget)
+    return wrong(
+      'epsilon',
+      `epsilon ${epsilon} is more than the whole budget of ${budget}: every such round would be refused`,
+    );
+  return true;
+}
+
 /** What the shape alone cannot say: combinations that could never run. */
 function meaningful(action: Action, path: Path, budget: number, to: Collector): boolean {
   const { source, settings } = to;
@@ -101,20 +128,13 @@ function meaningful(action: Action, path: Path, budget: number, to: Collector): 
     to.error(source.value(path), path, 'prune needs ffn (width kept) or drop_layers (number dropped)');
     return false;
   }
+  if (action.do === 'pretrain') return affordable(action.epsilon ?? 'none', wrong, budget, to);
   if (action.do !== 'finetune') return true;
   if (action.epsilon === 'none') {
     if (action.data === 'feedback')
       return wrong('epsilon', 'feedback is private: epsilon: none is for documents from sources declared public');
-    if (settings && !settings.sources.some(s => s.public))
-      return wrong(
-        'epsilon',
-        'epsilon: none trains on public documents only, and settings declare no public source (sources: [{ name: …, public: true }])',
-      );
-  } else if (action.epsilon > budget)
-    return wrong(
-      'epsilon',
-      `epsilon ${action.epsilon} is more than the whole budget of ${budget}: every such round would be refused`,
-    );
+  }
+  if (!affordable(action.epsilon, wrong, budget, to)) return false;
   if (action.data === 'documents' && (action.method === 'head' || action.objective === 'classify'))
     return wrong(
       action.method === 'head' ? 'method' : 'objective',

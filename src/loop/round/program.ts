@@ -34,7 +34,7 @@ export interface Finetune {
 }
 
 /** Order of the parts of a chain: what is trained is made smaller, recovers by learning from what it was, and is then encoded shorter. */
-const ORDER = ['finetune', 'prune', 'distill', 'quantize'] as const;
+const ORDER = ['pretrain', 'finetune', 'prune', 'distill', 'quantize'] as const;
 
 /**
  * @throws LearndError('unavailable_feature') naming what this version cannot do; 'invalid' for a chain that makes no sense;
@@ -45,6 +45,7 @@ export function programOf(actions: readonly Action[]): Program {
   const alone: Array<'evaluate' | 'rollback'> = [];
   for (const action of actions) {
     switch (action.do) {
+      case 'pretrain':
       case 'finetune':
       case 'prune':
       case 'distill':
@@ -58,7 +59,7 @@ export function programOf(actions: readonly Action[]): Program {
       case 'notify':
         break;
       default:
-        throw laterVersion(`the action ${action.do}`);
+        throw laterVersion(`the action ${(action as Action).do}`);
     }
   }
   if (alone.includes('rollback')) {
@@ -69,15 +70,15 @@ export function programOf(actions: readonly Action[]): Program {
   if (chain.length === 0) return { kind: alone.length > 0 ? 'evaluate' : 'nothing' };
   const places = chain.map(action => ORDER.indexOf(action.do as (typeof ORDER)[number]));
   if (places.some((place, i) => i > 0 && place < places[i - 1]!))
-    throw laterVersion(
-      `a chain in the order ${chain.map(action => action.do).join(', ')} (finetune, prune, distill, quantize)`,
-    );
-  for (const name of ['prune', 'distill', 'quantize'] as const)
+    throw laterVersion(`a chain in the order ${chain.map(action => action.do).join(', ')} (${ORDER.join(', ')})`);
+  for (const name of ['pretrain', 'prune', 'distill', 'quantize'] as const)
     if (chain.filter(action => action.do === name).length > 1)
       throw invalid('do', `${name} appears twice in one round`);
   return {
     kind: 'candidate',
-    finetunes: chain.filter(action => action.do === 'finetune').map(finetune),
+    finetunes: chain.flatMap(action =>
+      action.do === 'pretrain' ? [pretrained(action)] : action.do === 'finetune' ? [finetune(action)] : [],
+    ),
     prune: chain.find(action => action.do === 'prune'),
     distill: distilled(chain),
     quantize: chain.find(action => action.do === 'quantize'),
@@ -94,6 +95,15 @@ function distilled(chain: readonly Action[]): ActionOf<'distill'> | undefined {
     );
   return action;
 }
+
+/** Goes on pre-training: all weights, the next word, on documents; without noise where nothing else is said: public ones. */
+const pretrained = ({ epsilon = 'none', max_minutes }: ActionOf<'pretrain'>): Finetune =>
+  finetune({
+    ...{ do: 'finetune', data: 'documents', method: 'full', objective: 'next_token' },
+    ...{ epsilon, max_minutes: max_minutes ?? PRETRAIN_MINUTES },
+  });
+
+const PRETRAIN_MINUTES = 20;
 
 function finetune(action: ActionOf<'finetune'>): Finetune {
   const { data, epsilon, objective, method, replay, kl, ema, constraints = [] } = action;
