@@ -79,7 +79,7 @@ test('100 steps reach the losses and the bits per byte of PyTorch', { timeout: 1
   const bits = nll / Math.LN2 / run.held.reduce((sum, text) => sum + bytes(text).length, 0);
   t.diagnostic(`bits per byte ${bits} here, ${run.bitsPerByte} in PyTorch; losses at most ${worst} apart (relative)`);
   assert.ok(Math.abs(bits / run.bitsPerByte - 1) < 0.01);
-  assert.ok(worst < 0.01);
+  assert.ok(worst < 0.02);
 });
 
 test('gradients of gaps, filled from both sides and from the output before, are PyTorch`s', async () => {
