@@ -1,6 +1,6 @@
 /**
  * `npm run soak [-- STEPS]`: private training steps, 1,000 of the 30.7M-parameter model in full and of its LoRA, watched for tensors
- * left behind and memory that grows. Prints a line each tenth of the way and exits with 1 when either is found.
+ * left behind and memory that grows after the first tenth. Prints a line each tenth of the way and exits with 1 when either is found.
  */
 
 import { tensorflow } from '../src/learn/tensor/backend.ts';
@@ -11,8 +11,8 @@ import { contestant } from './dp-step/step.ts';
 const TOLERATED_MB = 64;
 
 const steps = Number(process.argv[2] ?? 1000);
-if (!Number.isInteger(steps) || steps < 10) {
-  process.stderr.write('soak: the number of steps must be a whole number of at least 10\n');
+if (!Number.isInteger(steps) || steps < 50) {
+  process.stderr.write('soak: the number of steps must be a whole number of at least 50: the first tenth is warm-up\n');
   process.exit(2);
 }
 const tf = tensorflow();
