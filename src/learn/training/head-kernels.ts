@@ -106,9 +106,9 @@ export class HeadGradients {
     const total = new Float64Array(weight.length);
     let loss = 0;
     for (const { units, features, truth, gram } of this.#chunks) {
-      const errors = tf.tidy(() => {
-        const rows = tf.tensor2d(Float32Array.from(weight), [labels, this.#hidden]);
-        return matMul(features, rows, false, true).dataSync() as Float32Array;
+      const errors = valuesOf(() => {
+        const rows = tf.tensor2d(new Float32Array(weight), [labels, this.#hidden]);
+        return matMul(features, rows, false, true);
       });
       let pair = 0;
       for (const { index, from, to, at } of units) {
@@ -136,10 +136,7 @@ export class HeadGradients {
         const scale = (held * factor(Math.sqrt(Math.max(0, square)) / n)) / n;
         for (let i = from * labels; i < to * labels; i++) errors[i]! *= scale;
       }
-      const part = tf.tidy(() => {
-        const scaled = tf.tensor2d(errors, [truth.length, labels]);
-        return matMul(scaled, features, true, false).dataSync() as Float32Array;
-      });
+      const part = valuesOf(() => matMul(tf.tensor2d(errors, [truth.length, labels]), features, true, false));
       for (let i = 0; i < total.length; i++) total[i]! += part[i]!;
     }
     return { sum: total, loss };
@@ -149,6 +146,14 @@ export class HeadGradients {
     for (const { features } of this.#chunks) features.dispose();
     this.#chunks.length = 0;
   }
+}
+
+/** `tidy` walks a typed array that it is given back element by element (.2 s a step here), so the tensor leaves it, not its values. */
+function valuesOf(work: () => Tensor): Float32Array {
+  const tensor = tensorflow().tidy(work);
+  const values = tensor.dataSync() as Float32Array;
+  tensor.dispose();
+  return values;
 }
 
 function finite(values: Float32Array, from: number, to: number): boolean {
