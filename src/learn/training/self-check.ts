@@ -145,10 +145,10 @@ export interface GradientCheck {
 
 /** Nats that the loss is moved by along the gradient; the share of a tensor's length that this, and a random step, may be. */
 const ALONG = 4e-3;
-const FARTHEST_ALONG = 0.05;
-const ACROSS = 0.03;
+const FARTHEST_ALONG = 0.1;
+const ACROSS = 0.12;
 const RANDOM_DIRECTIONS = 3;
-const MOST_HALVINGS = 6;
+const MOST_HALVINGS = 8;
 /** Of the gradient's length; and of the expected size of a random direction's part of it. */
 const TOLERANCE = { along: 0.03, across: 0.1 } as const;
 /** float32 rounding of a loss, nats. */
