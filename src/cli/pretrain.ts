@@ -183,7 +183,6 @@ export async function run(given: PretrainOptions): Promise<Pretrained> {
         };
   check(options);
   const out = options.out!;
-  checkOut(out);
   const checkpoint = folder ?? join(out, 'checkpoint');
   if (folder === undefined && isSealed(checkpoint))
     throw new LearndError('conflict', `${out} holds a pre-training that has not ended`, {
@@ -209,6 +208,7 @@ async function pretrainInto(options: PretrainOptions, out: string, checkpoint: s
   process.stderr.write(
     `${train.length} documents, ${encoded.reduce((sum, d) => sum + d.length, 0)} tokens of ${tokenizer.vocabSize}; ${parameterCount(config)} parameters\n`,
   );
+  checkOut(out);
   ensureNative();
   const { pretrain } = await import('../learn/training/pretrain.ts');
   const seed = createHash('sha256')

@@ -173,14 +173,10 @@ test('a failure is one clear line and a non-zero exit', { timeout: 120_000 }, as
   await refused(['drift', '--detector', 'oracle', '--file', text], /oracle/);
   await refused(['status', '--data', folder], /no daemon is running/);
   await refused(['import', model, '--data', folder], /no daemon is running/);
-  for (const args of [
-    ['build'],
-    ['policy', 'explain'],
-    ['privacy', 'verify'],
-    ['model', 'distill'],
-    ['support-bundle'],
-    ['decisions', '--why-not'],
-  ])
+  await refused(['build', '--config', join(folder, 'none.yaml')], /none\.yaml/);
+  await refused(['pretrain', '--file', join(folder, 'none.txt'), '--out', join(folder, 'p')], /none\.txt/);
+  await refused(['model', 'distill', model, '--out', join(folder, 's.gguf')], /student/);
+  for (const args of [['policy', 'explain'], ['support-bundle'], ['decisions', '--why-not']])
     await refused(args, /is not available in this version/);
   await refused(['staus'], /unknown command 'staus'.*status/);
 });
