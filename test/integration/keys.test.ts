@@ -4,7 +4,11 @@ import { learnd, startTestDaemon, testFolder } from '../support/daemon.ts';
 import { QUICK_SETTINGS, quickPolicies } from '../support/faults.ts';
 
 test('a key of less than admin scope is made, used within its scope, and revoked', { timeout: 200_000 }, async t => {
-  const daemon = await startTestDaemon(t, { data: testFolder(t, 'keys'), settings: QUICK_SETTINGS, policies: quickPolicies('false') });
+  const daemon = await startTestDaemon(t, {
+    data: testFolder(t, 'keys'),
+    settings: QUICK_SETTINGS,
+    policies: quickPolicies('false'),
+  });
   const run = async (...args: string[]) => learnd([...args, '--data', daemon.data, '--json']);
   const answer = async (...args: string[]) => {
     const { code, stdout, stderr } = await run(...args);
