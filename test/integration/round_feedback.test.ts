@@ -21,9 +21,9 @@ const finetune = (change: Partial<ActionOf<'finetune'>>): ActionOf<'finetune'> =
   max_minutes: 1,
   ...change,
 });
-const SETTINGS = { 'privacy.expected_users': 12 };
+const SETTINGS = { 'privacy.expected_users': 36 };
 const users = <T>(make: (user: string, i: number) => T): T[] =>
-  Array.from({ length: 12 }, (_, i) => make(`user${i}`, i));
+  Array.from({ length: 36 }, (_, i) => make(`user${i}`, i));
 
 /** Nats of an answer to a prompt under a version, as llama.cpp serves it: the first letter's share is enough to tell. */
 async function firstLetter(d: RoundDeployment, version: number, prompt: string, letters: string): Promise<number[]> {
@@ -55,8 +55,8 @@ test('corrections: objective auto takes instruct, says why, and the version answ
   assert.deepEqual([round.state, round.error], ['published', null]);
   const { trainings, trained, view, notes } = workOf(round);
   assert.deepEqual([trainings![0]!.kind, trained![0]!.objective], ['feedback', 'instruct']);
-  assert.equal(view!.feedback, 12);
-  assert.match(notes!.join(' '), /objective instruct: .*12 corrections, 1 preferences.*norm scales/);
+  assert.equal(view!.feedback, 36);
+  assert.match(notes!.join(' '), /objective instruct: .*36 corrections, 1 preferences.*norm scales/);
   assert.ok(!JSON.stringify(trainings).includes('seed'));
   assert.ok(round.epsilon > 3.8 && round.epsilon <= 4);
   assert.deepEqual((await listLedger(d.db)).map(row => row.entry).reverse(), [
@@ -88,7 +88,7 @@ test('preferences and ratings in one round: DPO and KTO move what was chosen and
   await d.said([{ user: 'user3', kind: 'rating', prompt: 'secret', answer: 'ccc', value: 1, asker: 'somebody' }]);
   const round = await d.run([finetune({ method: 'lora', objective: 'preference' })]);
   assert.deepEqual([round.state, round.error], ['published', null]);
-  assert.equal(workOf(round).view!.feedback, 12);
+  assert.equal(workOf(round).view!.feedback, 36);
   const rows = await viewSaid(d.db, round.id, ['preference', 'rating']);
   assert.ok(!JSON.stringify(rows).includes('secret'));
   assert.deepEqual(rows.find(row => row.kind === 'rating')!.messages, [{ role: 'user', content: 'which?' }]);
