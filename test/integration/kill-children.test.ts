@@ -20,7 +20,7 @@ import { type Streamed, streamForever } from '../support/streaming.ts';
  * training and answers. The daemon stays, nothing acknowledged is lost, and each round is charged once.
  */
 
-const ROUND = { actions: [{ finetune: { data: 'documents', method: 'auto', epsilon: 2, max_minutes: 2 } }] };
+const ROUND = { actions: [{ finetune: { data: 'documents', method: 'norms', epsilon: 2, max_minutes: 2 } }] };
 
 const begin = async (daemon: TestDaemon): Promise<number> =>
   ((await daemon.post('/v1/admin/rounds', ROUND)) as { round: number }).round;

@@ -178,7 +178,7 @@ export const quickPolicies = (rule = 'false'): string => `
 rules:
   - name: read-the-inbox
     when: ${rule === 'false' ? 'champion.version == 0' : rule}
-    do: [{ finetune: { data: documents, method: auto, epsilon: 3, max_minutes: 2 } }]
+    do: [{ finetune: { data: documents, method: norms, epsilon: 3, max_minutes: 2 } }]
     cooldown: 1h
 gate: [candidate.perplexity <= champion.perplexity * 10]
 budget: { epsilon: 8, delta: 1e-6 }
