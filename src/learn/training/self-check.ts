@@ -149,8 +149,13 @@ const FARTHEST_ALONG = 0.1;
 const ACROSS = 0.12;
 const RANDOM_DIRECTIONS = 3;
 const MOST_HALVINGS = 8;
-/** Of the gradient's length; and of the expected size of a random direction's part of it. */
-const TOLERANCE = { along: 0.03, across: 0.1 } as const;
+/**
+ * Of the gradient's length; and of the expected size of a random direction's part of it. A part that is missing is off by about that
+ * size itself; at .1, the curvature of a sharp little model failed a sound training in one of some fifty.
+ */
+const TOLERANCE = { along: 0.03, across: 0.3 } as const;
+/** Halving a step is to change a slope by no more than this share of what the slope is looked at for. */
+const SETTLED = { along: 0.009, across: 0.03 } as const;
 /** float32 rounding of a loss, nats. */
 const ROUNDING = 2e-7;
 
@@ -217,7 +222,7 @@ export async function gradientFindings(check: GradientCheck): Promise<Finding[]>
   try {
     const unit = gradient.map(x => x / length);
     const step = Math.min(ALONG / length, FARTHEST_ALONG * weight);
-    const { value: along, rounding } = slope(unit, step, 0.3 * TOLERANCE.along * length);
+    const { value: along, rounding } = slope(unit, step, SETTLED.along * length);
     findings.push({
       check: `gradient of ${key}`,
       ok: Number.isFinite(length) && length > 0 && Math.abs(along - length) <= TOLERANCE.along * length + rounding,
@@ -231,7 +236,7 @@ export async function gradientFindings(check: GradientCheck): Promise<Finding[]>
       const scale = norm(random);
       const direction = random.map(x => x / scale);
       const expected = direction.reduce((sum, x, j) => sum + x * gradient[j]!, 0);
-      const found = slope(direction, far, 0.3 * TOLERANCE.across * size);
+      const found = slope(direction, far, SETTLED.across * size);
       worst = Math.max(worst, Math.abs(found.value - expected) - found.rounding);
     }
     findings.push({
