@@ -3,20 +3,12 @@
 import type { Seed } from '../../events/holdout.ts';
 import type { Card, VersionManifest } from '../../learn/model/version.ts';
 import type { Mechanism } from '../../learn/privacy/mechanism.ts';
-import type { Clip } from '../../learn/privacy/plan.ts';
 import type { ConstraintReport, ConstraintSpec } from '../../learn/training/constraints/spec.ts';
+import type { NoiseInput } from '../../learn/worker/types.ts';
 import type { RoundRow } from '../../store/rounds.ts';
 
 /** The privacy plan of one training, from public constants alone. */
-export interface Noise {
-  readonly noiseMultiplier: number;
-  readonly sampleRate: number;
-  readonly steps: number;
-  readonly clip: Clip;
-  readonly expectedUnits: number;
-  readonly delta: number;
-  /** Of a step's privacy, for counts of right answers by group (constraints). */
-  readonly countShare?: number;
+export interface Noise extends Omit<NoiseInput, 'seed'> {
   /**
    * 64 hex digits: sampling and noise of this training. A retry after a crash makes the same release again instead of a second
    * one. As secret as the data, and destroyed when the training is settled.
