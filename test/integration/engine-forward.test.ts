@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { calibrationStatistics } from '../../src/learn/compress/statistics.ts';
 import { padBatch } from '../../src/learn/model/engine/batch.ts';
 import { forwardTokens } from '../../src/learn/model/engine/forward.ts';
 import { headLogits } from '../../src/learn/model/engine/head.ts';
 import { loadEngineAdapter, loadEngineModel } from '../../src/learn/model/engine/model.ts';
-import { activationStatistics, hiddenStates, scoreTokens } from '../../src/learn/model/engine/score.ts';
+import { hiddenStates, scoreTokens } from '../../src/learn/model/engine/score.ts';
 import { tensorflow } from '../../src/learn/tensor/backend.ts';
 import { engineGolden, goldenAdapter, relativeError, unpack, weightSource } from '../support/engine-golden.ts';
 
@@ -43,7 +44,7 @@ for (const [name, golden] of Object.entries(engineGolden.cases)) {
     const before = tf.memory().numTensors;
     scoreTokens(model, sequences, { adapter, maxTokensPerBatch: 1 });
     hiddenStates(model, sequences, 1);
-    activationStatistics(model, sequences);
+    calibrationStatistics(model, sequences);
     assert.equal(tf.memory().numTensors, before);
     adapter.dispose();
     model.dispose();
@@ -54,10 +55,10 @@ for (const [name, golden] of Object.entries(engineGolden.cases)) {
     hiddenStates(model, sequences, 1).forEach((feature, i) => {
       assert.ok(relativeError(feature, unpack(golden.features1[i]!).data) < 1e-5);
     });
-    const statistics = activationStatistics(model, sequences);
+    const statistics = calibrationStatistics(model, sequences);
     assert.ok(Math.abs(statistics.influence[0]! - golden.influence0) < 1e-5);
-    assert.equal(statistics.ffn[1]!.length, 24);
-    assert.ok(statistics.ffn[1]!.every(value => value > 0));
+    assert.equal(statistics.meanAbs[1]!.length, 24);
+    assert.ok(statistics.meanAbs[1]!.every(value => value > 0));
     model.dispose();
   });
 }

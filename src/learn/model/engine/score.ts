@@ -2,7 +2,7 @@ import { invalid } from '../../../base/errors.ts';
 import type { Tensor } from '../../tensor/backend.ts';
 import { tensorflow } from '../../tensor/backend.ts';
 import { groupByLength, padBatch, scoredRows } from './batch.ts';
-import { embed, forwardTokens, runBlocks } from './forward.ts';
+import { forwardTokens } from './forward.ts';
 import { headLoss } from './head.ts';
 import type { EngineAdapter, EngineModel } from './model.ts';
 import { rmsNorm } from './ops.ts';
@@ -129,60 +129,4 @@ export function hiddenStates(
   }
   ones.dispose();
   return features;
-}
-
-/** What pruning goes by, from public calibration text (importance taken from private text would be a release of its own). */
-export interface ActivationStatistics {
-  /** Mean |activation| of each feed-forward neuron (the input of down_proj), one array [ffn] a layer. */
-  readonly ffn: Float64Array[];
-  /** Block influence 1 - mean cos(block input, block output), one number a layer (2403.03853). */
-  readonly influence: Float64Array;
-  readonly tokens: number;
-}
-
-export function activationStatistics(
-  model: EngineModel,
-  sequences: readonly (readonly number[])[],
-  options: { maxTokensPerBatch?: number; adapter?: EngineAdapter } = {},
-): ActivationStatistics {
-  const tf = tensorflow();
-  const { layers, ffn: widths } = model.config;
-  const ffn = widths.map(width => new Float64Array(width));
-  const influence = new Float64Array(layers);
-  let tokens = 0;
-  const filled = sequences.filter(s => s.length > 0);
-  for (const group of groupByLength(
-    filled.map(s => s.length),
-    options.maxTokensPerBatch ?? 1024,
-  )) {
-    const batch = padBatch(
-      group.map(i => filled[i]!),
-      model.config,
-    );
-    const real = new Float32Array(batch.batch * batch.length);
-    batch.lengths.forEach((length, b) => {
-      real.fill(1, b * batch.length, b * batch.length + length);
-      tokens += length;
-    });
-    const mask = tf.tensor2d(real, [real.length, 1]);
-    const embedded = embed(model, batch);
-    const last = runBlocks(model, embedded, batch, {
-      adapter: options.adapter,
-      watch: (layer, { x, y, inner }) => {
-        const sums = tf.sum(tf.mul(tf.abs(inner), mask), 0).dataSync();
-        const into = ffn[layer]!;
-        for (let i = 0; i < into.length; i++) into[i]! += sums[i]!;
-        const along = tf.sum(tf.mul(x, y), -1, true);
-        const lengths = tf.sqrt(tf.mul(tf.sum(tf.square(x), -1, true), tf.sum(tf.square(y), -1, true)));
-        influence[layer]! += tf.sum(tf.mul(tf.divNoNan(along, lengths), mask)).dataSync()[0]!;
-      },
-    });
-    embedded.dispose();
-    last.dispose();
-    mask.dispose();
-  }
-  if (tokens === 0) throw invalid('calibration', 'the calibration text has no tokens');
-  for (const neurons of ffn) for (let i = 0; i < neurons.length; i++) neurons[i]! /= tokens;
-  for (let layer = 0; layer < layers; layer++) influence[layer] = 1 - influence[layer]! / tokens;
-  return { ffn, influence, tokens };
 }
