@@ -1,8 +1,9 @@
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { cacheFolder } from '../../src/base/settings.ts';
 import { resolveBase } from '../../src/learn/model/base.ts';
 import { loadEngineModel, toHost } from '../../src/learn/model/engine/index.ts';
-import { type Example, HiddenCache } from '../../src/learn/model/engine/units.ts';
+import type { Example } from '../../src/learn/model/engine/units.ts';
 import { openModel } from '../../src/learn/model/open.ts';
 import { type DpPlan, makePlan, noiseMultiplier } from '../../src/learn/privacy/index.ts';
 import { tensorflow } from '../../src/learn/tensor/backend.ts';
@@ -19,6 +20,7 @@ import {
 import { HISTOGRAM_CLIP, RECIPES, sampleRate } from '../../src/loop/round/recipes.ts';
 import { missingBanking77 } from '../banking77.ts';
 import type { BenchOptions, Row } from '../kit.ts';
+import { KeptStates, keptCounts, textsId } from './kept.ts';
 import { heldOutScorer, type Perplexities } from './score.ts';
 import { inquiries, manual, type Texts } from './texts.ts';
 
@@ -67,16 +69,22 @@ export async function measure({ args, quick, log }: BenchOptions): Promise<Row[]
   const most = Math.max(...sizes);
   const all: Example[][] = texts.train.slice(0, most).map(text => unitExamples([tokenizer.encode(text)], SEQUENCE, 1));
   const from = config.layers - PRIVATE_LAYERS;
-  const cache = new HiddenCache(2 ** 31, all.flat(), config.hidden, 1024);
-  const held = values.tuning ? texts.tuning : texts.heldOut;
-  const score = heldOutScorer(
-    model,
-    held.slice(0, quick ? 100 : 1000).map(text => tokenizer.encode(text).slice(0, 512)),
-    from,
-  );
+  const folder = join(cacheFolder(), 'bench-documents', base.sha256.slice(0, 12));
+  // Which pages a manual has depends on the machine: the texts are part of the name.
+  const kept = (part: 'train' | 'tuning' | 'heldOut', examples: readonly Example[]) =>
+    new KeptStates(join(folder, `${corpus}-${part}-${textsId(texts[part])}-${from}.f32`), model, examples, {
+      from,
+      log,
+    });
+  const held = (values.tuning ? texts.tuning : texts.heldOut)
+    .slice(0, quick ? 100 : 1000)
+    .map(text => ({ tokens: tokenizer.encode(text).slice(0, 512) }))
+    .filter(({ tokens }) => tokens.length > 1);
+  const score = heldOutScorer(model, held, { cache: kept(values.tuning ? 'tuning' : 'heldOut', held), from });
   const publicText = PUBLIC_SENTENCES.map(text => tokenizer.encode(text));
   const before = await score();
   log(`${corpus}: base ${say(before)}`);
+  const cache = kept('train', all.flat());
   const rows: Row[] = [];
   const trained = (key: string) => /norm\.weight$/.test(key);
   const start = new Map(
@@ -98,7 +106,9 @@ export async function measure({ args, quick, log }: BenchOptions): Promise<Row[]
   const countsOf = async (n: number, plan: DpPlan): Promise<VocabularyCounts> => {
     const known = counted.get(n);
     if (known !== undefined) return known;
-    const counts = await countVocabulary({ model, units: all.slice(0, n), plan, publicText, lower: { cache, from } });
+    const counts = await keptCounts(folder, `${corpus}-${textsId(texts.train)}-counts-${n}`, () =>
+      countVocabulary({ model, units: all.slice(0, n), plan, publicText, lower: { cache, from } }),
+    );
     counted.set(n, counts);
     return counts;
   };
@@ -189,7 +199,8 @@ export async function measure({ args, quick, log }: BenchOptions): Promise<Row[]
     );
     reset();
   };
-  for (let seed = 1; seed <= Number(values.seeds); seed++)
+  const [first, last] = values.seeds.includes('-') ? values.seeds.split('-').map(Number) : [1, Number(values.seeds)];
+  for (let seed = first!; seed <= last!; seed++)
     for (const units of sizes)
       for (const epsilon of values.epsilon.split(',').map(Number)) await one({ units, epsilon, seed });
   model.dispose();

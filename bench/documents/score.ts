@@ -2,7 +2,7 @@ import { groupByLength, padBatch, scoredRows } from '../../src/learn/model/engin
 import { runBlocks } from '../../src/learn/model/engine/forward.ts';
 import { headLoss } from '../../src/learn/model/engine/head.ts';
 import type { EngineModel } from '../../src/learn/model/engine/model.ts';
-import { HiddenCache } from '../../src/learn/model/engine/units.ts';
+import type { Example, HiddenCache } from '../../src/learn/model/engine/units.ts';
 import { tensorflow } from '../../src/learn/tensor/backend.ts';
 
 export interface Perplexities {
@@ -15,9 +15,11 @@ export interface Perplexities {
  * Perplexity as learnd scores it (no special tokens, a text's first token is context only), the frozen lower blocks computed once for all
  * calls: what `scoreTokens` gives, in a third of its time.
  */
-export function heldOutScorer(model: EngineModel, sequences: readonly (readonly number[])[], from: number) {
-  const examples = sequences.filter(tokens => tokens.length > 1).map(tokens => ({ tokens }));
-  const cache = new HiddenCache(2 ** 31, examples, model.config.hidden, 1024);
+export function heldOutScorer(
+  model: EngineModel,
+  examples: readonly Example[],
+  { cache, from }: { cache: HiddenCache; from: number },
+) {
   return async (bias?: Float32Array): Promise<Perplexities> => {
     const tokenBias = bias === undefined ? undefined : tensorflow().tensor1d(bias);
     const sums = { all: 0, first: 0, tokens: 0, firsts: 0 };

@@ -13,7 +13,7 @@ import { taskOf } from './split.ts';
 const DELTA = 1e-5;
 const SETS = [
   { intents: 15, users: 300, seeds: 3 },
-  { intents: 77, users: 2000, seeds: 1 },
+  { intents: 77, users: 2000, seeds: 2 },
 ] as const;
 
 interface Setting {
@@ -26,27 +26,22 @@ interface Setting {
 
 /**
  * Large batches, small clip, as the literature advises; learning rates by the way that all steps of equal gradients would go, which
- * is what decides a linear layer under noise, in three sizes a factor of 4 apart; Adam in two.
+ * is what decides a linear layer under noise, in sizes a factor of 4 apart; Adam in two; few large steps and more of a quarter.
  */
-const grid = (quick: boolean, intents: number): Setting[] => {
+const grid = (quick: boolean): Setting[] => {
   const clip = 0.1;
-  const shapes =
-    quick || intents > 50
-      ? [{ rate: 1, steps: 24 }]
-      : [
-          { rate: 1, steps: 24 },
-          { rate: 0.25, steps: 48 },
-        ];
-  return shapes.flatMap(shape => [
-    ...(intents > 50 ? [400, 1600] : [100, 400, 1600]).map(way => ({
-      ...shape,
-      lr: way / clip / shape.steps,
-      optimizer: 'sgd' as const,
-      clip,
-    })),
-    ...(intents > 50 ? [0.5] : [0.1, 0.5]).map(lr => ({ ...shape, lr, optimizer: 'adam' as const, clip })),
+  const shapes = [
+    { rate: 1, steps: 24, ways: [100, 400, 1600] },
+    { rate: 0.25, steps: 48, ways: [100, 400, 1600] },
+  ].slice(0, quick ? 1 : 2);
+  return shapes.flatMap(({ ways, ...shape }) => [
+    ...ways.map(way => ({ ...shape, lr: way / clip / shape.steps, optimizer: 'sgd' as const, clip })),
+    ...[0.1, 0.5].map(lr => ({ ...shape, lr, optimizer: 'adam' as const, clip })),
   ]);
 };
+
+/** Settings that are tried on every seed, after all have been tried on the first. */
+const FINALISTS = 2;
 
 export async function twin(folder: string, models: string, { quick, log, args }: BenchOptions): Promise<Row[]> {
   const set = await featureSet(folder, models, log);
@@ -56,12 +51,17 @@ export async function twin(folder: string, models: string, { quick, log, args }:
   try {
     for (const { intents, users, seeds } of SETS.filter(s => args[1] === undefined || args[1] === `${s.intents}`)) {
       const tasks = Array.from({ length: quick ? 1 : seeds }, (_, seed) => taskOf(set, { intents, users, seed }));
-      const ask = async (about: object): Promise<number> => {
-        const found: number[] = [];
-        for (const [seed, { kept, rows: of }] of tasks.entries())
-          found.push((await peer.ask<{ f1: number }>({ ...about, kept, rows: of, seed, delta: DELTA })).f1);
-        return mean(found);
+      const one = async (about: object, seed: number): Promise<number> => {
+        const { kept, rows: of } = tasks[seed]!;
+        return (await peer.ask<{ f1: number }>({ ...about, kept, rows: of, seed, delta: DELTA })).f1;
       };
+      const ask = async (about: object): Promise<number> =>
+        mean(
+          await sequentially(
+            tasks.map((_, seed) => seed),
+            seed => one(about, seed),
+          ),
+        );
       const open = Math.max(
         ...(await sequentially(intents > 50 ? [100] : [10, 100, 1000], c => ask({ epsilon: null, c }))),
       );
@@ -69,17 +69,31 @@ export async function twin(folder: string, models: string, { quick, log, args }:
       for (const epsilon of [8, 2]) {
         const own: number[] = [];
         for (const task of tasks) own.push(await ours(set, task, { epsilon, delta: DELTA }));
+        log(
+          `${intents} intents, epsilon ${epsilon}, ours: ${mean(own).toFixed(3)} (${own.map(f => f.toFixed(3)).join(' ')})`,
+        );
         const best: Record<string, { f1: number; setting: Setting }> = {};
-        for (const start of ['zero', 'names'])
-          for (const setting of grid(quick, intents)) {
-            const { rate: sampleRate, steps } = setting;
-            const sigma = noiseMultiplier({ epsilon, delta: DELTA, sampleRate, steps });
-            const f1 = await ask({ ...setting, epsilon, sigma, start });
+        for (const start of ['zero', 'names']) {
+          const asked = (setting: Setting) => {
+            const sigma = noiseMultiplier({ epsilon, delta: DELTA, sampleRate: setting.rate, steps: setting.steps });
+            return { ...setting, epsilon, sigma, start };
+          };
+          const tried: { f1: number; setting: Setting }[] = [];
+          for (const setting of grid(quick)) {
+            const f1 = await one(asked(setting), 0);
             log(
               `${intents} intents, epsilon ${epsilon}, Opacus ${JSON.stringify({ start, ...setting })}: ${f1.toFixed(3)}`,
             );
+            tried.push({ f1, setting });
+          }
+          tried.sort((a, b) => b.f1 - a.f1);
+          for (const { f1: first, setting } of tried.slice(0, FINALISTS)) {
+            const others: number[] = [];
+            for (let seed = 1; seed < tasks.length; seed++) others.push(await one(asked(setting), seed));
+            const f1 = mean([first, ...others]);
             if (f1 > (best[start]?.f1 ?? -1)) best[start] = { f1, setting };
           }
+        }
         const peerBest = Math.max(best.zero!.f1, best.names!.f1);
         rows.push({
           what: `${intents} intents, ${users} users, epsilon ${epsilon}: F1 above Opacus`,
