@@ -1,4 +1,4 @@
-/** A head round against the clock, and its features against llama.cpp's own prefill. `-- heads accuracy`, `-- heads twin`: tables. */
+/** A head round against the clock, and its features against llama.cpp's own prefill. `-- heads accuracy`, `twin`, `language`: tables. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -23,6 +23,7 @@ export async function run(options: BenchOptions): Promise<readonly Row[]> {
   const models = join(cacheFolder(), 'models');
   if (options.args[0] === 'accuracy') return await (await import('./accuracy.ts')).accuracy(folder, models, options);
   if (options.args[0] === 'twin') return await (await import('./twin.ts')).twin(folder, models, options);
+  if (options.args[0] === 'language') return await (await import('./language.ts')).language(folder, models, options);
   return [...(await featureSpeed(folder, models, options)), ...(await round(folder, models, options))];
 }
 
