@@ -87,8 +87,15 @@ const distill = z.strictObject({
 const evaluate = z.strictObject({
   /** A text a line: perplexity. */
   text: z.string().optional(),
-  /** CSV or JSONL with texts and their labels: weighted F1 of label scoring. */
-  labels: z.strictObject({ file: z.string(), text: z.string().optional(), label: z.string().optional() }).optional(),
+  /** CSV or JSONL with texts and their labels: weighted F1 of label scoring, and of a head that learns from the rows of `head`. */
+  labels: z
+    .strictObject({
+      file: z.string(),
+      head: z.string().optional(),
+      text: z.string().optional(),
+      label: z.string().optional(),
+    })
+    .optional(),
   /** JSONL {"reference", "prompt"}: exact match and ROUGE-L. */
   answers: z.strictObject({ file: z.string(), tokens: count.optional() }).optional(),
   /** Response time, tokens/s, error rate, by llama.cpp. */
@@ -188,7 +195,13 @@ export function readBuild(file: string): Build {
     evaluate: measured && {
       ...measured,
       ...(measured.text !== undefined && { text: here(measured.text) }),
-      ...(measured.labels && { labels: { ...measured.labels, file: here(measured.labels.file) } }),
+      ...(measured.labels && {
+        labels: {
+          ...measured.labels,
+          file: here(measured.labels.file),
+          ...(measured.labels.head !== undefined && { head: here(measured.labels.head) }),
+        },
+      }),
       ...(measured.answers && { answers: { ...measured.answers, file: here(measured.answers.file) } }),
     },
   };

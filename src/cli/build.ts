@@ -79,8 +79,10 @@ export async function run(options: { config: string }): Promise<Built> {
   return { out: build.out, model, sha256: await sha256OfFile(model), stages: built };
 }
 
-const measured = ({ evaluate }: Build): string[] =>
-  [evaluate?.text, evaluate?.labels?.file, evaluate?.answers?.file].filter(file => file !== undefined);
+const measured = ({ evaluate }: Pick<Build, 'evaluate'>): string[] =>
+  [evaluate?.text, evaluate?.labels?.file, evaluate?.labels?.head, evaluate?.answers?.file].filter(
+    file => file !== undefined,
+  );
 
 function readRecord(file: string): Record_ {
   if (!existsSync(file)) return {};
@@ -150,8 +152,7 @@ async function carriedOut(
 
 async function withEvaluation(done: Done, wanted: NonNullable<Build['evaluate']>, label: string): Promise<Done> {
   const hash = createHash('sha256').update(JSON.stringify([FORMAT, wanted, done.sha256]));
-  for (const file of [wanted.text, wanted.labels?.file, wanted.answers?.file])
-    if (file !== undefined) hash.update(await digest(file));
+  for (const file of measured({ evaluate: wanted })) hash.update(await digest(file));
   const key = hash.digest('hex');
   if (done.evaluation?.key === key) return done;
   process.stderr.write(`${label}: evaluating\n`);
@@ -162,6 +163,7 @@ const COLUMNS = [
   ['size_mb', 'MB'],
   ['perplexity', 'perplexity'],
   ['weighted_f1', 'F1'],
+  ['head_f1', 'F1 (head)'],
   ['rouge_l', 'ROUGE-L'],
   ['response_ms_p50', 'p50 ms'],
   ['tokens_per_second', 'tokens/s'],

@@ -5,6 +5,8 @@ import test from 'node:test';
 import { oneLine } from '../../src/base/errors.ts';
 import { type Built, run } from '../../src/cli/build.ts';
 import { readBuild } from '../../src/cli/build-config.ts';
+import { headF1 } from '../../src/cli/build-head.ts';
+import { readTrainRows } from '../../src/cli/train-data.ts';
 import { eventually, learnd, startTestDaemon, testFolder } from '../support/daemon.ts';
 
 const EXAMPLES = resolve(import.meta.dirname, '../../examples');
@@ -61,6 +63,16 @@ test('the tiny example: every stage once, nothing twice, and the result is serve
   );
   assert.equal(third.stages[4]!.evaluation!.perplexity, built.stages[4]!.evaluation!.perplexity);
   assert.ok(statSync(third.model).size > 1.5 * built.stages[5]!.evaluation!.size_mb * 1e6);
+
+  // A head on what was built: far above chance (one of eight), though it was built from other text.
+  const [train, held] = ['intents.csv', 'intents-held-out.csv'].map(name =>
+    readTrainRows(join(EXAMPLES, 'build-domain', name), { label: 'label' }).map(row => ({
+      text: row.text,
+      label: row.label!,
+    })),
+  );
+  const f1 = (await headF1(third.model, { train: train!, test: held! }))!;
+  assert.ok(f1 > 0.3 && f1 <= 1, String(f1));
 
   const data = testFolder(t, 'build-served');
   const daemon = await startTestDaemon(t, {
