@@ -1,7 +1,7 @@
 import { groupByLength, padBatch, scoredRows } from '../../src/learn/model/engine/batch.ts';
 import { runBlocks } from '../../src/learn/model/engine/forward.ts';
 import { headLoss } from '../../src/learn/model/engine/head.ts';
-import type { EngineModel } from '../../src/learn/model/engine/model.ts';
+import type { EngineAdapter, EngineModel } from '../../src/learn/model/engine/model.ts';
 import type { Example, HiddenCache } from '../../src/learn/model/engine/units.ts';
 import { tensorflow } from '../../src/learn/tensor/backend.ts';
 
@@ -20,7 +20,7 @@ export function heldOutScorer(
   examples: readonly Example[],
   { cache, from }: { cache: HiddenCache; from: number },
 ) {
-  return async (bias?: Float32Array): Promise<Perplexities> => {
+  return async (bias?: Float32Array, adapter?: EngineAdapter): Promise<Perplexities> => {
     const tokenBias = bias === undefined ? undefined : tensorflow().tensor1d(bias);
     const sums = { all: 0, first: 0, tokens: 0, firsts: 0 };
     for (const group of groupByLength(
@@ -34,7 +34,7 @@ export function heldOutScorer(
       );
       const scored = scoredRows(batch, () => 1);
       const input = cache.input(model, batch, members, { from });
-      const hidden = runBlocks(model, input, batch, { from });
+      const hidden = runBlocks(model, input, batch, { from, adapter });
       input.dispose();
       const { losses } = headLoss(model, hidden, scored, { ...(tokenBias && { tokenBias }) });
       hidden.dispose();

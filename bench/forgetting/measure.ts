@@ -26,6 +26,7 @@ const WAYS: Readonly<Record<string, (replay: number[][]) => TermsRequest & { ema
   'replay 20%': sequences => ({ replay: { share: 0.2, sequences } }),
   'KL, weight 1': () => ({ kl: { weight: 1 } }),
   'replay 5%, KL 1': sequences => ({ replay: { share: 0.05, sequences }, kl: { weight: 1 } }),
+  'replay 20%, KL 1': sequences => ({ replay: { share: 0.2, sequences }, kl: { weight: 1 } }),
   'KL at most 0.1': () => ({ constraints: [{ kind: 'kl_to_base', atMost: 0.1, hard: true }] }),
 };
 
