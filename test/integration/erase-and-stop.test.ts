@@ -167,7 +167,7 @@ test('erasure of a user whose rows trained a version; SIGTERM in an answer; the 
           ? undefined
           : true;
       },
-      5_000,
+      20_000,
     );
     const ids = answers.map(text => /"id":"(resp_[^"]+)"/.exec(text)![1]!);
     // Another program has the number of the daemon before, as happens in a container that was killed.

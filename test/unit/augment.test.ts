@@ -3,10 +3,10 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
-import fc from 'fast-check';
 import { run } from '../../src/cli/augment.ts';
 import { augment, OPERATIONS, openWordNet, type Thesaurus, variantGroups } from '../../src/learn/augment/index.ts';
 import { coreOf, cutWords, joinWords, withCore } from '../../src/learn/augment/words.ts';
+import { fc, SLOW } from '../support/properties.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'learnd-augment-'));
 test.after(() => rmSync(folder, { recursive: true }));
@@ -39,7 +39,7 @@ test('words: what is not changed stays to the character; capitals and punctuatio
     fc.property(fc.string({ unit: 'grapheme' }), text => {
       assert.equal(joinWords(cutWords(text)), text);
     }),
-    { numRuns: 200, seed: 3 },
+    { numRuns: 200, ...SLOW },
   );
   assert.equal(withCore('"Card\'s,', 'board'), '"Board,');
   assert.equal(withCore('CARD!', 'board'), 'BOARD!');
@@ -121,7 +121,7 @@ test('groups for private training: the source first, every variant different fro
       );
       for (const group of made) assert.equal(new Set(group).size, group.length);
     }),
-    { numRuns: 40, seed: 5 },
+    { numRuns: 40, ...SLOW },
   );
 });
 

@@ -3,11 +3,11 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
-import fc from 'fast-check';
 import { LearndError } from '../../src/base/errors.ts';
 import { textLines } from '../../src/cli/text-lines.ts';
 import { writeModelGguf, writeSafetensors } from '../../src/learn/model/export.ts';
 import { openModel } from '../../src/learn/model/open.ts';
+import { fc, SLOW } from '../support/properties.ts';
 import { writeTinyModel } from '../support/tiny-model.ts';
 
 /** Files that are cut, that lie, or that are something else: always an error that says where, never a crash or a half model. */
@@ -70,7 +70,7 @@ test('GGUF: numbers overwritten, bytes cut out or put in, the end gone; memory s
     fc.asyncProperty(fc.oneof(overwritten, spliced, cut), async bytes => {
       outcomes[await readOrRefused(fileOf(bytes))]++;
     }),
-    { numRuns: 250, seed: 21 },
+    { numRuns: 250, ...SLOW },
   );
   assert.ok(outcomes.refused > 100 && outcomes.read > 3, JSON.stringify(outcomes));
   assert.ok(process.memoryUsage().rss - before < 250e6);
@@ -249,7 +249,7 @@ test('folders: any value anywhere in the JSON files is read or refused', async (
           await readOrRefused(path);
         },
       ),
-      { numRuns: 50, seed: 22 },
+      { numRuns: 50, ...SLOW },
     );
   }
 });

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
 import { canonicalJson } from '../../src/base/canonical.ts';
+import { fc } from '../support/properties.ts';
 
 test('keys are sorted, undefined is absent, dates are their ISO text', () => {
   const value = { b: [1, { z: null, a: undefined, y: 'ü"' }], a: new Date(0), '': -0.5 };

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
 import test from 'node:test';
-import fc from 'fast-check';
 import { NEAR, UnitMemory } from '../../src/loop/curate/duplicates.ts';
 import { OwnOutputs } from '../../src/loop/curate/provenance.ts';
 import { normalize, similarity, sketch, sketchBytes, sketchFrom } from '../../src/loop/curate/sketch.ts';
 import { splitKey, splitOf, unitOf } from '../../src/loop/curate/split.ts';
+import { fc } from '../support/properties.ts';
 
 const secret = Buffer.from('a secret of this deployment');
 

@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
 import {
   dataJsonSchemas,
   envelopeJsonSchema,
@@ -9,6 +8,7 @@ import {
   parseEvent,
   UNNAMED_SOURCE,
 } from '../../src/events/event.ts';
+import { fc } from '../support/properties.ts';
 
 const limits = { event_bytes: 1 << 20, label_chars: 256, text_bytes: 64 << 10 };
 const parse = (input: unknown, bytes?: number) => parseEvent(input, limits, bytes);

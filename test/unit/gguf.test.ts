@@ -3,7 +3,6 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
-import fc from 'fast-check';
 import { LearndError } from '../../src/base/errors.ts';
 import { writeAtomically } from '../../src/learn/model/formats/atomic-file.ts';
 import { dequantize } from '../../src/learn/model/formats/dequantize.ts';
@@ -15,6 +14,7 @@ import { quantize } from '../../src/learn/model/formats/quantize-blocks.ts';
 import { SafetensorsFile } from '../../src/learn/model/formats/safetensors-read.ts';
 import { writeSafetensorsFile } from '../../src/learn/model/formats/safetensors-write.ts';
 import { openModel } from '../../src/learn/model/open.ts';
+import { fc, SLOW } from '../support/properties.ts';
 
 interface Golden {
   columns: number;
@@ -143,7 +143,7 @@ test('a file that lies is refused or read, without another kind of error and wit
         }
       },
     ),
-    { numRuns: 500, seed: 11 },
+    { numRuns: 500, ...SLOW },
   );
   assert.ok(process.memoryUsage().rss - before < 200e6);
 });
@@ -168,7 +168,7 @@ test('a safetensors header that is cut or lies is corrupt', async () => {
         assert.ok(error instanceof LearndError && error.code === 'corrupt', String(error));
       }
     }),
-    { numRuns: 300, seed: 12 },
+    { numRuns: 300, ...SLOW },
   );
 });
 

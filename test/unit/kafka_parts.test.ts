@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
 import { silentLog } from '../../src/base/log.ts';
 import { loadSettings } from '../../src/base/settings.ts';
 import { lz4Decode, snappyDecode, zstdDecode } from '../../src/loop/ingest/compression.ts';
@@ -8,6 +7,7 @@ import { decode } from '../../src/loop/ingest/decode.ts';
 import { clientConfig } from '../../src/loop/ingest/kafka.ts';
 import { place } from '../../src/loop/ingest/placement.ts';
 import type { Position } from '../../src/store/offsets.ts';
+import { fc } from '../support/properties.ts';
 
 /** What surrounds the broker, without one. The codecs are also read against the Java producer in the contract suite. */
 

@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
 import { ManualClock, sleep } from '../../src/base/clock.ts';
 import { LearndError } from '../../src/base/errors.ts';
 import { labelTrie } from '../../src/learn/llama/labels.ts';
@@ -12,6 +11,7 @@ import { Keys } from '../../src/serve/keys.ts';
 import { openApi } from '../../src/serve/openapi.ts';
 import type { Exchange, Scope } from '../../src/serve/ports.ts';
 import { chatRequest, parseBody, responsesRequest, toMessages, userOf } from '../../src/serve/schemas.ts';
+import { fc } from '../support/properties.ts';
 
 const code = (expected: string) => (thrown: unknown) => thrown instanceof LearndError && thrown.code === expected;
 

@@ -18,7 +18,11 @@ test('a set-up that is done says nothing and is quick', () => {
   const again = setUp(join(bin, 'setup.mjs'), []);
   assert.equal(again.status, 0, again.stderr);
   assert.equal(again.stderr, '');
-  assert.ok(again.milliseconds < 2000, `${again.milliseconds} ms (0.1 s on a machine at rest)`);
+  // The fastest of several: the others measure who else is busy.
+  let fastest = again.milliseconds;
+  for (let n = 0; n < 5 && fastest >= 2000; n++)
+    fastest = Math.min(fastest, setUp(join(bin, 'setup.mjs'), []).milliseconds);
+  assert.ok(fastest < 2000, `${fastest} ms (0.1 s on a machine at rest)`);
 });
 
 test('an unknown option is refused', () => {

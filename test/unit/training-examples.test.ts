@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
 import { groupByLength } from '../../src/learn/model/engine/batch.ts';
 import { instructExample, packedExamples, unitExamples } from '../../src/learn/training/examples.ts';
 import { scheduleRate } from '../../src/learn/training/optimizer.ts';
+import { fc } from '../support/properties.ts';
 
 const documents = fc.array(fc.array(fc.integer({ min: 0, max: 99 }), { maxLength: 40 }), { maxLength: 8 });
 const length = fc.integer({ min: 2, max: 17 });
