@@ -1,8 +1,8 @@
 import { expectedShapes, loadEngineModel } from '../../src/learn/model/engine/model.ts';
 import { disposeGradients, type Gradients } from '../../src/learn/model/engine/sinks.ts';
-import { clippedUnitGradients, type Example, meanGradient } from '../../src/learn/model/engine/units.ts';
+import { clippedUnitGradients, type Example, meanGradient, parameterOf } from '../../src/learn/model/engine/units.ts';
 import type { ModelConfig } from '../../src/learn/model/types.ts';
-import { SecureStream, streamFor } from '../../src/learn/privacy/noise.ts';
+import { makePlan, SecureStream } from '../../src/learn/privacy/index.ts';
 import { tensorflow } from '../../src/learn/tensor/backend.ts';
 import { createOptimizer } from '../../src/learn/training/optimizer.ts';
 import { prepareTraining } from '../../src/learn/training/trainables.ts';
@@ -42,24 +42,38 @@ export function contestant({ model: shape, what, how, rank, threads }: StepSetti
     tokens: Array.from({ length: shape.length }, () => stream.below(shape.vocabSize)),
   }));
   const options = { maxTokens: shape.batch * shape.length };
-  const clip = (norm: number) => Math.min(1, 1 / (norm + 1e-6));
+  const plan = makePlan({
+    ...{
+      units: shape.batch,
+      expectedUnits: shape.batch,
+      steps: 1000,
+      delta: 1e-5,
+      noiseMultiplier: 1,
+      unit: 'example',
+    },
+    clip: { kind: 'flat', bound: 1 },
+  });
+  const sizes = [...training.trainable.keys].map(key => {
+    const { size } = parameterOf(model, training.trainable.adapter, key);
+    return [key, size] as const;
+  });
   let step = 0;
   const gradientsOf = async (): Promise<Gradients> => {
     if (how === 'plain') return (await meanGradient(model, examples, training.trainable, options)).gradients;
-    const units = examples.map(example => [example]);
-    const { gradients } = await clippedUnitGradients(model, units, training.trainable, clip, options);
-    step += 1;
-    const seed = new Uint8Array(32).fill(step);
+    const units = plan.sample(step).map(i => [examples[i]!]);
+    plan.expectNoise(step, sizes);
+    const { gradients } = await clippedUnitGradients(model, units, training.trainable, plan.clipFactor, options);
     for (const [key, sum] of gradients) {
       gradients.set(
         key,
         tf.tidy(() => {
-          const noise = streamFor(seed, `noise:${step}:${key}`).normalTensor(sum.size);
-          return tf.keep(tf.mul(tf.add(sum, tf.reshape(noise, sum.shape)), 1 / shape.batch));
+          const noise = tf.reshape(plan.noiseTensor(step, sum.size, key), sum.shape);
+          return tf.keep(tf.mul(tf.add(sum, noise), 1 / plan.divisor));
         }),
       );
       sum.dispose();
     }
+    step += 1;
     return gradients;
   };
   return async () => {

@@ -82,7 +82,7 @@ test('fifty private steps of each method leave no tensor behind and memory as it
         maxTokens: 20,
       });
       for (const [key, sum] of gradients) {
-        const noisy = tf.tidy(() => tf.keep(tf.add(sum, tf.reshape(stream.normalTensor(sum.size, 0.1), sum.shape))));
+        const noisy = tf.tidy(() => tf.keep(tf.add(sum, tf.tensor(stream.normal(sum.size, 0.1), sum.shape))));
         sum.dispose();
         gradients.set(key, noisy);
       }

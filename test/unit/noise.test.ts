@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { SecureStream, streamFor } from '../../src/learn/privacy/noise.ts';
+import { keyFor, SecureStream, streamFor } from '../../src/learn/privacy/noise.ts';
+import { expectNoise, takeAhead, takeNoise } from '../../src/learn/privacy/noise-ahead.ts';
 
 const seed = new Uint8Array(32).fill(5);
 const N = 1_000_000;
@@ -26,7 +27,7 @@ function normalCdf(x: number): number {
   return x > 0 ? 1 - tail : tail;
 }
 
-test('a million native draws: moments, distribution, independence of neighbours and of pairs', () => {
+test('a million draws by the ziggurat: moments, distribution, independence of neighbours', () => {
   const x = Float64Array.from(streamFor(seed, 'test').normal(N));
   assert.equal(x.length, N);
   const mean = (f: (v: number, i: number) => number) => x.reduce((sum, v, i) => sum + f(v, i), 0) / N;
@@ -36,15 +37,6 @@ test('a million native draws: moments, distribution, independence of neighbours 
   assert.ok(Math.abs(mean(v => v ** 3)) < 6 * Math.sqrt(15 / N));
   assert.ok(Math.abs(mean(v => v ** 4) - 3) < 6 * Math.sqrt(96 / N));
   assert.ok(Math.abs(mean((v, i) => v * x[(i + 1) % N]!)) < 6 / Math.sqrt(N));
-  // The two numbers of a pair stand half of the draw apart: neither they nor their squares go together.
-  const half = Math.ceil(N / 2048) * 1024;
-  const pair = (f: (v: number) => number) => {
-    let sum = 0;
-    for (let i = 0; i + half < N; i++) sum += f(x[i]!) * f(x[i + half]!);
-    return sum / (N - half);
-  };
-  assert.ok(Math.abs(pair(v => v)) < 6 / Math.sqrt(half));
-  assert.ok(Math.abs(pair(v => v * v - 1)) < 6 * (2 / Math.sqrt(half)));
   const sorted = x.sort();
   let distance = 0;
   sorted.forEach((v, i) => {
@@ -55,32 +47,77 @@ test('a million native draws: moments, distribution, independence of neighbours 
   assert.ok(distance * Math.sqrt(N) < 2.6, `KS ${distance * Math.sqrt(N)}`);
 });
 
-test('beyond 5 standard deviations the radius is as fine as float32, and there is room beyond 9', () => {
-  // The radius at the largest word that gets no further bits, the next one, and the smallest value of those that do.
-  const radius = (size: number) => Math.sqrt(-2 * Math.log(size * 2 ** -31));
-  assert.ok(radius(1024) > 5.3 && radius(1024) - radius(1025) < 2e-4);
-  assert.ok(radius(2 ** -33) > 9.4);
-  // Twenty million draws hold about 10 beyond 5 standard deviations: P = 5.7e-7, both sides.
+test('the tail: as many beyond 2, 3, 3.65 (where it is drawn by other means), 4 and 5 standard deviations as there should be, on both sides', () => {
   const stream = streamFor(seed, 'tails');
-  let beyond = 0;
-  for (let i = 0; i < 20; i++) for (const x of stream.normal(N)) if (Math.abs(x) > 5) beyond++;
-  assert.ok(beyond >= 2 && beyond <= 28, `${beyond}`);
+  const bounds = [2, 3, 3.6541528853610088, 4, 5];
+  const above = bounds.map(() => 0);
+  const below = bounds.map(() => 0);
+  const draws = 20 * N;
+  let largest = 0;
+  for (let i = 0; i < 20; i++) {
+    for (const x of stream.normal(N)) {
+      const size = Math.abs(x);
+      if (size > largest) largest = size;
+      const counts = x > 0 ? above : below;
+      for (let b = 0; b < bounds.length && size > bounds[b]!; b++) counts[b]! += 1;
+    }
+  }
+  bounds.forEach((bound, b) => {
+    const expected = draws * (1 - normalCdf(bound));
+    for (const count of [above[b]!, below[b]!])
+      assert.ok(Math.abs(count - expected) < 6 * Math.sqrt(expected) + 1, `${count} beyond ${bound}, not ${expected}`);
+  });
+  assert.ok(largest > 5 && largest < 7);
+});
+
+test('neither the layer nor the place in it leaves a pattern: the lowest bits of a draw say nothing of the next ones', () => {
+  const x = streamFor(seed, 'bits').normal(N);
+  // Signs and sizes of neighbours by a table of 8 x 8 cells of equal probability: chi-squared with 49 degrees of freedom, 6 sigma.
+  const cell = (v: number) => Math.min(7, Math.floor(8 * normalCdf(v)));
+  const counts = new Float64Array(64);
+  for (let i = 0; i + 1 < N; i += 2) counts[8 * cell(x[i]!) + cell(x[i + 1]!)]! += 1;
+  const expected = N / 2 / 64;
+  const chi = counts.reduce((sum, count) => sum + (count - expected) ** 2 / expected, 0);
+  assert.ok(Math.abs(chi - 63) < 6 * Math.sqrt(2 * 63), `chi-squared ${chi}`);
+  assert.ok(new Set(x).size > 0.97 * N, 'as many different numbers as float32 and 2^31 words allow');
+});
+
+test('the second thread makes the same numbers; a part it has not begun, or of another size, is made here', async () => {
+  const warnings: Error[] = [];
+  const note = (warning: Error) => warnings.push(warning);
+  process.on('warning', note);
+  const part = (purpose: string, n = 600_000) => ({ key: keyFor(seed, purpose), n, std: 3 });
+  const wanted = (purpose: string, n = 600_000) => streamFor(seed, purpose).normal(n, 3);
+  let byThread: Float32Array | undefined;
+  // Until the thread has started, nothing is waited for.
+  for (let i = 0; i < 400 && byThread === undefined; i++) {
+    expectNoise([part('a'), part('b'), part('c')]);
+    await new Promise(resolve => setTimeout(resolve, 50));
+    byThread = takeAhead(part('a'));
+  }
+  assert.ok(byThread !== undefined, 'the thread has made nothing in 20 s');
+  assert.deepEqual(byThread, wanted('a'));
+  // In another order than announced, and one with other numbers than announced.
+  assert.deepEqual(takeNoise(part('c')), wanted('c'));
+  assert.deepEqual(takeNoise(part('b', 10)), wanted('b', 10));
+  assert.deepEqual(takeNoise(part('b')), wanted('b'));
+  // An announcement that nobody comes for is in nobody's way.
+  expectNoise([part('d'), part('e')]);
+  expectNoise([part('f'), part('g')]);
+  assert.deepEqual(takeNoise(part('d')), wanted('d'));
+  assert.deepEqual(takeNoise(part('g')), wanted('g'));
+  expectNoise([]);
+  process.off('warning', note);
+  assert.deepEqual(warnings, []);
 });
 
 test('a seed and purpose give the same numbers in every form, other seeds and purposes others', () => {
   const n = 70_001;
   const first = streamFor(seed, 'a').normal(n, 2);
-  const tensor = streamFor(seed, 'a').normalTensor(n, 2);
   const filled = new Float64Array(n);
   streamFor(seed, 'a').fillNormal(filled, 2);
-  assert.deepEqual(tensor.shape, [n]);
-  assert.deepEqual(tensor.dataSync(), first);
   assert.deepEqual(Float32Array.from(filled), first);
-  tensor.dispose();
   assert.notDeepEqual(streamFor(seed, 'b').normal(n, 2), first);
-  const small = streamFor(seed, 'a').normalTensor(1000);
-  assert.deepEqual(small.dataSync(), streamFor(seed, 'a').normal(1000));
-  small.dispose();
   const stream = new SecureStream(seed);
   assert.notDeepEqual(stream.normal(n), stream.normal(n));
   assert.ok(stream.uniform() < 1);

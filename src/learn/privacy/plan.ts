@@ -17,11 +17,12 @@
  */
 import { randomBytes } from 'node:crypto';
 import { invalid, LearndError } from '../../base/errors.ts';
-import type { Tensor } from '../tensor/backend.ts';
+import { type Tensor, tensorflow } from '../tensor/backend.ts';
 import { epsilon as accountedEpsilon, noiseMultiplier as calibrate } from './accountant.ts';
 import { boundOf, type Clip, checkClip, clipFactor, type PlanState } from './clip.ts';
 import { checkMechanism, checkSampleRate, checkSteps, type Mechanism } from './mechanism.ts';
-import { poissonSample, SEED_BYTES, type SecureStream, streamFor } from './noise.ts';
+import { keyFor, poissonSample, SEED_BYTES, streamFor } from './noise.ts';
+import { expectNoise, type NoisePart, takeNoise } from './noise-ahead.ts';
 
 export type { Clip, PlanState } from './clip.ts';
 
@@ -87,6 +88,11 @@ export interface DpPlan {
   noise(step: number, n: number, part?: string): Float32Array;
   /** The same numbers as `noise` as a tensor [n], which the caller disposes; one or the other, once. */
   noiseTensor(step: number, n: number, part?: string): Tensor;
+  /**
+   * Says what noise the step that is about to be made will ask for, so that it is made beside the step's passes. Changes no number and
+   * hands nothing out: a matter of time alone.
+   */
+  expectNoise(step: number, parts: Iterable<readonly [part: string, n: number]>): void;
   /** Noise for the sum of the units' vectors of length at most 1, and its standard deviation; once a step. Needs `countShare`. */
   countNoise(step: number, n: number): { readonly noise: Float32Array; readonly std: number };
   /**
@@ -156,15 +162,20 @@ export function makePlan(request: PlanRequest): DpPlan {
   };
 
   const ownEpsilon = accountedEpsilon([own], delta);
-  /** The stream of a step's noise for a part, handed out once. */
-  const noiseStream = (step: number, part: string): SecureStream => {
+  /** What a part of a step's noise follows from. */
+  const noisePart = (step: number, part: string, n: number): NoisePart => {
     checkStep(step);
     bound.require(step);
+    return { key: keyFor(seed, `noise:${step}:${part}`), n, std: gradientNoise * bound.at() };
+  };
+  /** A step's noise for a part, handed out once. */
+  const noiseOnce = (step: number, n: number, part: string): Float32Array => {
+    const own = noisePart(step, part, n);
     const purpose = `noise:${step}:${part}`;
     if (handedOut.has(purpose))
       throw new LearndError('internal', `noise of step ${step}${part && `, ${part},`} was handed out already`);
     handedOut.add(purpose);
-    return streamFor(seed, purpose);
+    return takeNoise(own);
   };
   return Object.freeze({
     unit,
@@ -195,12 +206,12 @@ export function makePlan(request: PlanRequest): DpPlan {
       return clipFactor(clip, bound.at(), norm);
     },
 
-    noise(step: number, n: number, part = ''): Float32Array {
-      return noiseStream(step, part).normal(n, gradientNoise * bound.at());
-    },
+    noise: (step: number, n: number, part = ''): Float32Array => noiseOnce(step, n, part),
 
-    noiseTensor(step: number, n: number, part = ''): Tensor {
-      return noiseStream(step, part).normalTensor(n, gradientNoise * bound.at());
+    noiseTensor: (step: number, n: number, part = ''): Tensor => tensorflow().tensor1d(noiseOnce(step, n, part)),
+
+    expectNoise(step: number, parts: Iterable<readonly [string, number]>): void {
+      expectNoise(Array.from(parts, ([part, n]) => noisePart(step, part, n)));
     },
 
     countNoise(step: number, n: number) {

@@ -5,6 +5,7 @@ import {
   type Example,
   meanGradient,
   type PassOptions,
+  parameterOf,
   scoredTokens,
 } from '../model/engine/units.ts';
 import type { DpPlan, SecureStream } from '../privacy/index.ts';
@@ -99,6 +100,11 @@ export async function privateStep(
 ): Promise<Step> {
   const tf = tensorflow();
   const drawn = plan.sample(step).map(i => request.units[i]!);
+  const { keys, adapter } = training.trainable;
+  plan.expectNoise(
+    step,
+    [...keys].map(key => [key, parameterOf(request.model, adapter, key).size] as const),
+  );
   const { options: own, loss, outcomes } = await weighed(request, training, drawn, options);
   const { gradients, norms, nll, tokens } = await clippedUnitGradients(
     request.model,
