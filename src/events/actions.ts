@@ -85,7 +85,17 @@ const finetune = z.strictObject({
   constraints: z.array(constraint).min(1).max(16).optional(),
 });
 
-const pretrain = z.strictObject({ max_minutes: minutes.optional(), epsilon: epsilon.optional() });
+/** What is pre-trained: the next word; gaps, both sides seen; or both through one head. */
+export const PRETRAIN_OBJECTIVES = ['causal', 'masked', 'mixed'] as const;
+
+const pretrain = z.strictObject({
+  max_minutes: minutes.optional(),
+  epsilon: epsilon.optional(),
+  objective: z.enum(PRETRAIN_OBJECTIVES).optional(),
+  /** Of `mixed`: share of the sequences that have gaps, and whether those see both sides. */
+  masked_share: z.number().gt(0).max(1).optional(),
+  bidirectional: z.boolean().optional(),
+});
 
 const prune = z.strictObject({
   /** Feed-forward width kept in every layer. */

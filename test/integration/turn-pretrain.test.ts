@@ -1,12 +1,15 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { PUBLIC_SENTENCES } from '../../src/learn/training/public-text.ts';
-import { eventually, startTestDaemon, testFolder } from '../support/daemon.ts';
-import { writeTinyModel } from '../support/tiny-model.ts';
+import { answers, champion } from '../support/champion.ts';
+import { startTestDaemon, testFolder } from '../support/daemon.ts';
+import { CHATML, writeTinyModel } from '../support/tiny-model.ts';
 
-test('a rule pre-trains on documents of a public source, and the result is served', { timeout: 180_000 }, async t => {
+test('a rule pre-trains on next words and gaps of documents of a public source, and the result is served', {
+  timeout: 180_000,
+}, async t => {
   const data = testFolder(t, 'pretrain-round');
-  const base = await writeTinyModel(data, 'base', 5);
+  const base = await writeTinyModel(data, 'base', 5, { chatTemplate: CHATML, mask: true });
   const daemon = await startTestDaemon(t, {
     data,
     settings: `base: ${base}\nmonitor: { every_seconds: 1 }\npolicy: { every_seconds: 0.5 }\nsources: [{ name: newsroom, public: true }]\n`,
@@ -15,7 +18,7 @@ rules:
   - name: read-on
     when: champion.version == 1
     require: documents.new >= 60
-    do: [{ pretrain: { max_minutes: 1 } }]
+    do: [{ pretrain: { max_minutes: 1, objective: mixed, masked_share: 0.25 } }]
     cooldown: 1h
 gate:
   - candidate.perplexity < champion.perplexity
@@ -32,28 +35,7 @@ gate:
       data: { text, source: 'newsroom' },
     })),
   );
-  await eventually(
-    'the version that has read on',
-    async () => {
-      const { champion } = (await daemon.get('/v1/admin/status')) as { champion: string };
-      if (champion === 'learnd@2') return true;
-      const [round] = (await daemon.get('/v1/admin/rounds')) as {
-        state: string;
-        error: string | null;
-        verdict: unknown;
-      }[];
-      if (round && ['failed', 'rejected', 'refused'].includes(round.state))
-        assert.fail(`${round.state}: ${round.error} ${JSON.stringify(round.verdict)}`);
-      return undefined;
-    },
-    120_000,
-  );
-  const [round] = (await daemon.get('/v1/admin/rounds')) as { epsilon: number }[];
-  assert.equal(round!.epsilon, 0);
-  const ask = { model: 'learnd', input: 'Hello', max_output_tokens: 4 };
-  await eventually(
-    'an answer by it',
-    async () => ((await daemon.post('/v1/responses', ask)) as { model: string }).model === 'learnd@2' || undefined,
-    60_000,
-  );
+  const round = await champion(daemon, 2, 120_000);
+  assert.equal(round.epsilon, 0);
+  await answers(daemon, 2);
 });

@@ -53,10 +53,15 @@ export async function writeTinyModel(
   folder: string,
   name: string,
   seed: number,
-  options: { chatTemplate?: string | undefined; config?: Partial<ModelConfig> } = { chatTemplate: CHATML },
+  options: { chatTemplate?: string | undefined; config?: Partial<ModelConfig>; mask?: boolean } = {
+    chatTemplate: CHATML,
+  },
 ): Promise<string> {
   const next = random(seed);
-  const config = { ...TINY, ...options.config };
+  const specials = ['<|endoftext|>', '<|im_start|>', '<|im_end|>'];
+  // Behind the bytes: no id moves.
+  const more = options.mask === true ? ['<|mask|>'] : [];
+  const config = { ...TINY, vocabSize: TINY.vocabSize + more.length, ...options.config };
   const { hidden, headDim } = config;
   const weights = new Map<string, HostTensor>([
     ['model.embed_tokens.weight', tensor(next, [config.vocabSize, hidden], 1)],
@@ -82,8 +87,10 @@ export async function writeTinyModel(
   }
   const tokenizer = new BpeTokenizer(
     {
-      tokens: ['<|endoftext|>', '<|im_start|>', '<|im_end|>', ...BYTE_TO_CHAR],
-      types: [TOKEN.control, TOKEN.control, TOKEN.control, ...BYTE_TO_CHAR.map(() => TOKEN.normal)],
+      tokens: [...specials, ...BYTE_TO_CHAR, ...more],
+      types: [specials, BYTE_TO_CHAR, more].flatMap((part, i) =>
+        part.map(() => (i === 1 ? TOKEN.normal : TOKEN.control)),
+      ),
       merges: [],
       pre: 'gpt-2',
       bosId: 1,

@@ -88,6 +88,17 @@ test('pretrain goes on with all weights on documents, public ones where no epsil
     ...{ method: 'full', data: 'documents', objective: 'next_token', epsilon: 'none', minutes: 20 },
     constraints: [],
   });
+  const gaps = (action: Omit<Extract<Action, { do: 'pretrain' }>, 'do'>) => {
+    const made = programOf([{ do: 'pretrain', ...action }]);
+    return made.kind === 'candidate' ? made.finetunes[0]!.gaps : undefined;
+  };
+  assert.equal(gaps({ objective: 'causal' }), undefined);
+  assert.deepEqual(gaps({ objective: 'masked' }), { kind: 'masked' });
+  assert.deepEqual(gaps({ objective: 'mixed' }), { kind: 'mixed', share: 0.5, bidirectional: false });
+  assert.deepEqual(gaps({ objective: 'mixed', masked_share: 0.2, bidirectional: true }), {
+    ...{ kind: 'mixed', share: 0.2, bidirectional: true },
+  });
+  assert.throws(() => gaps({ masked_share: 0.2 }), { code: 'invalid', field: 'objective' });
   assert.throws(() => programOf([finetune(), { do: 'pretrain' }]), { code: 'unavailable_feature' });
   assert.throws(() => programOf([{ do: 'pretrain' }, { do: 'pretrain' }]), { code: 'invalid', field: 'do' });
 });

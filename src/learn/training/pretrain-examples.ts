@@ -124,6 +124,33 @@ export type PretrainObjective =
       readonly bidirectional?: boolean;
     };
 
+/** Of an objective that has gaps: what remains to be said when the vocabulary is known. */
+export type Gaps =
+  | { readonly kind: 'masked' }
+  | { readonly kind: 'mixed'; readonly share: number; readonly bidirectional: boolean };
+
+/**
+ * Privacy units whose examples have gaps. The number of a unit's examples is multiplied by at most `passes`, in which each sequence meets
+ * other gaps: under privacy say 1, since what a unit contributes is clipped as one.
+ */
+export function unitsWithGaps(
+  units: readonly (readonly Example[])[],
+  gaps: Gaps & { readonly maskId: number },
+  vocabulary: { readonly vocabSize: number; readonly special: ReadonlySet<number> },
+  passes: number,
+  stream: SecureStream,
+): Example[][] {
+  return units.map(examples =>
+    pretrainExamples(
+      examples.map(({ tokens }) => ({ tokens, segments: tokens.map(() => 0) })),
+      gaps,
+      vocabulary,
+      passes,
+      stream,
+    ).filter(({ targets }) => targets === undefined || targets.some(target => target >= 0)),
+  );
+}
+
 /** Gaps differ between copies of a sequence, so that a pass over the text is not asked the same again. */
 const MOST_COPIES = 10;
 const MOST_TOKENS = 20e6;

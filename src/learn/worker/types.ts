@@ -5,6 +5,7 @@ import type { VersionFiles } from '../model/version.ts';
 import type { Clip } from '../privacy/plan.ts';
 import type { ConstraintSpec, CountedConstraint } from '../training/constraints/spec.ts';
 import type { FeedbackObjective, FeedbackRow } from '../training/objectives/feedback.ts';
+import type { Gaps } from '../training/pretrain-examples.ts';
 import type { CallOptions } from './process.ts';
 
 /** What scoring needs of a version. */
@@ -73,6 +74,8 @@ export interface Jobs {
       task: string;
       labels: readonly string[];
       examples: readonly (UnitText & { readonly label: string; readonly region?: string })[];
+      /** A head released before on features of this very base and layer: the labels that it knows go on from it. */
+      before?: { readonly file: string; readonly labels: readonly string[] };
       /** On recall and gaps of this task; the noise must have a share for counts. */
       constraints?: readonly CountedConstraint[];
       noise: NoiseInput;
@@ -206,6 +209,8 @@ export interface DocumentsInput {
   readonly histogram?: NoiseInput | 'none';
   /** Then steps of this method, with this noise; `none`: without noise. An adapter under `full` must have been merged. */
   readonly steps?: { readonly method: StepMethod; readonly noise: NoiseInput | 'none' };
+  /** The steps learn to fill gaps, too. */
+  readonly gaps?: Gaps;
   /** For the steps. */
   readonly against?: Against;
   /** Longest piece of a document, tokens, and most pieces of one unit. */

@@ -128,6 +128,10 @@ function meaningful(action: Action, path: Path, budget: number, to: Collector): 
     to.error(source.value(path), path, 'prune needs ffn (width kept) or drop_layers (number dropped)');
     return false;
   }
+  if (action.do === 'pretrain' && action.objective !== 'mixed') {
+    const alone = (['masked_share', 'bidirectional'] as const).find(name => action[name] !== undefined);
+    if (alone !== undefined) return wrong(alone, 'belongs to objective: mixed');
+  }
   if (action.do === 'pretrain') return affordable(action.epsilon ?? 'none', wrong, budget, to);
   if (action.do !== 'finetune') return true;
   if (action.epsilon === 'none') {

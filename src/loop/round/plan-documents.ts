@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { maskOf } from '../../learn/build/vocabulary.ts';
 import { openModel } from '../../learn/model/open.ts';
 import { noiseMultiplier } from '../../learn/privacy/accountant.ts';
 import { SEED_BYTES } from '../../learn/privacy/noise.ts';
@@ -19,13 +20,15 @@ export const seeded = (noise: Noise): Noise => ({ ...noise, seed: randomBytes(SE
 export async function documentTraining(
   ports: RoundPorts,
   round: RoundRow,
-  { method, epsilon, minutes }: Finetune,
+  { method, epsilon, minutes, gaps }: Finetune,
   delta: number,
 ): Promise<{ training: TextTraining; why: string }> {
   const choice = method === 'auto' ? await choose(ports, round, epsilon, delta) : asked(method);
   const kind = choice.method as TextTraining['kind'];
   const { why } = choice;
-  if (epsilon === 'none') return { training: { kind, minutes }, why };
+  if (gaps !== undefined) await checkGaps(ports, round);
+  const about = { kind, minutes, ...(gaps && { gaps }) };
+  if (epsilon === 'none') return { training: about, why };
   const expectedUnits = ports.settings.privacy.expected_users;
   const parts: { histogram?: Noise; noise?: Noise } = {};
   if (choice.histogramShare > 0)
@@ -43,7 +46,13 @@ export async function documentTraining(
       ...{ sampleRate: rate, steps, clip, expectedUnits, delta },
     });
   }
-  return { training: { kind, minutes, ...parts }, why };
+  return { training: { ...about, ...parts }, why };
+}
+
+/** @throws LearndError('invalid') before anything is reserved, when the vocabulary has no token for a gap */
+async function checkGaps(ports: RoundPorts, round: RoundRow): Promise<void> {
+  const { manifest } = await getVersion(ports.db, round.parent!);
+  maskOf((await openModel(await ports.artifacts.path(manifest.model))).tokenizer);
 }
 
 async function choose(

@@ -1,6 +1,7 @@
 import { invalid, LearndError, laterVersion } from '../../base/errors.ts';
 import type { Action, ActionOf } from '../../events/actions.ts';
 import { type ConstraintSpec, declaredConstraint } from '../../learn/training/constraints/declared.ts';
+import type { Gaps } from '../../learn/training/pretrain-examples.ts';
 
 /** What a round will do, read off its actions before anything is touched. */
 export type Program =
@@ -26,6 +27,8 @@ export interface Finetune {
   readonly objective: 'auto' | 'next_token' | 'instruct' | 'classify' | 'preference';
   readonly epsilon: number | 'none';
   readonly minutes: number;
+  /** Of pre-training that learns from gaps as well. */
+  readonly gaps?: Gaps;
   /** Against forgetting; undefined: the default of the data. */
   readonly replay?: number;
   readonly kl?: number;
@@ -96,12 +99,19 @@ function distilled(chain: readonly Action[]): ActionOf<'distill'> | undefined {
   return action;
 }
 
-/** Goes on pre-training: all weights, the next word, on documents; without noise where nothing else is said: public ones. */
-const pretrained = ({ epsilon = 'none', max_minutes }: ActionOf<'pretrain'>): Finetune =>
-  finetune({
+/** Goes on pre-training: all weights, next words and gaps, on documents; without noise where nothing else is said: public ones. */
+function pretrained(action: ActionOf<'pretrain'>): Finetune {
+  const { epsilon = 'none', max_minutes, objective = 'causal', masked_share: share, bidirectional } = action;
+  if (objective !== 'mixed' && (share !== undefined || bidirectional !== undefined))
+    throw invalid('objective', 'masked_share and bidirectional belong to objective: mixed');
+  const whole = finetune({
     ...{ do: 'finetune', data: 'documents', method: 'full', objective: 'next_token' },
     ...{ epsilon, max_minutes: max_minutes ?? PRETRAIN_MINUTES },
   });
+  if (objective === 'causal') return whole;
+  if (objective === 'masked') return { ...whole, gaps: { kind: objective } };
+  return { ...whole, gaps: { kind: objective, share: share ?? 0.5, bidirectional: bidirectional ?? false } };
+}
 
 const PRETRAIN_MINUTES = 20;
 

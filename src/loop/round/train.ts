@@ -11,7 +11,7 @@ import { appendEvent } from '../../store/outbox.ts';
 import { viewDocuments, viewLabels } from '../../store/round-rows.ts';
 import { noteProgress, noteWork, type RoundRow } from '../../store/rounds.ts';
 import { getVersion, listVersions } from '../../store/versions.ts';
-import { addEvidence, type CanaryRecord, canariesOf, headRecords, takingPart, textRecords } from './canaries.ts';
+import { addEvidence, type CanaryRecord, canariesOf, labelRecords, takingPart, textRecords } from './canaries.ts';
 import { checkHead, checkText } from './check.ts';
 import { checkpointFolder, freshFolder, keep, languageFiles, removeFolder } from './files.ts';
 import type { Step } from './machine.ts';
@@ -189,7 +189,7 @@ async function trainHead(
   training: HeadTraining,
   constraints: readonly ConstraintSpec[],
 ): Promise<Done> {
-  const { ports, round, worker, folder, call } = context;
+  const { ports, round, parent, worker, folder, call } = context;
   const canaries = canariesOf(ports, training, training.labels);
   const rows = await viewLabels(ports.db, round.id, training.task);
   const examples = [
@@ -198,6 +198,9 @@ async function trainHead(
   ];
   const counted = constraints.filter(isCounted).filter(({ task }) => task === training.task);
   const { blob: features, layer } = await featureModel(context, manifest);
+  // Released: going on from it is post-processing, whatever was paid for it.
+  const old = manifest.heads[training.task];
+  const before = old?.base === manifest.base.sha256 && old.layer === layer ? old : undefined;
   const result = await worker.call(
     'train-head',
     {
@@ -207,6 +210,7 @@ async function trainHead(
       task: training.task,
       labels: training.labels,
       examples,
+      ...(before && { before: { file: await ports.artifacts.path(before), labels: before.labels } }),
       ...(counted.length > 0 && { constraints: counted }),
       noise: noiseInput(training.noise),
       maxSeconds: training.minutes * 60,
@@ -228,8 +232,14 @@ async function trainHead(
   return {
     manifest: next,
     trained: { kind: 'head', task: training.task, steps: result.steps, seconds: result.seconds },
-    canaries: await headRecords(context, canaries, { name: training.task, labels: training.labels }, next),
+    ...(before && { notes: [goesOn(training, `${parent.name}@${parent.n}`, before.labels)] }),
+    canaries: await labelRecords(context, 'head', canaries, { name: training.task, labels: training.labels }, next),
   };
+}
+
+function goesOn({ task, labels }: HeadTraining, version: string, known: readonly string[]): string {
+  const kept = labels.filter(label => known.includes(label)).length;
+  return `the head of ${task} goes on from that of ${version}: ${kept} of ${labels.length} labels start from it`;
 }
 
 /** Cut once for a base: heads of every later version share the file. */
@@ -285,6 +295,7 @@ async function trainText(
     ...(kind !== 'bias' && {
       steps: { method: stepMethod(kind, isPrivate), noise: training.noise ? noiseInput(training.noise) : 'none' },
     }),
+    ...(training.gaps && { gaps: training.gaps }),
     ...(asked && { against: await againstOf(context, manifest, training, held) }),
     sequence: SEQUENCE[way],
     perUnit: PIECES[way],

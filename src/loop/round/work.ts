@@ -4,6 +4,7 @@ import type { Seed } from '../../events/holdout.ts';
 import type { Card, VersionManifest } from '../../learn/model/version.ts';
 import type { Mechanism } from '../../learn/privacy/mechanism.ts';
 import type { ConstraintReport, ConstraintSpec } from '../../learn/training/constraints/spec.ts';
+import type { Gaps } from '../../learn/training/pretrain-examples.ts';
 import type { NoiseInput } from '../../learn/worker/types.ts';
 import type { RoundRow } from '../../store/rounds.ts';
 
@@ -45,6 +46,8 @@ export interface TextTraining extends TrainingBase, Forgetting {
   readonly kind: 'bias' | 'norms' | 'lora' | 'full';
   /** Of the histogram, before the steps. */
   readonly histogram?: Noise;
+  /** Gaps to fill, beside next words or in their place. */
+  readonly gaps?: Gaps;
 }
 
 /** On what people said about answers, or on labels by the language model itself. */

@@ -1,15 +1,19 @@
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { invalid, LearndError } from '../../../base/errors.ts';
+import { maskOf, separatorOf } from '../../build/vocabulary.ts';
 import { loadEngineAdapter, loadEngineModel, toHost } from '../../model/engine/index.ts';
+import type { Example } from '../../model/engine/units.ts';
 import { EditedWeights, writeLoraGguf, writeModelGguf } from '../../model/export.ts';
 import { textChunk, writeAtomically } from '../../model/formats/atomic-file.ts';
 import { stackAdapters } from '../../model/lora.ts';
 import { mergeLora } from '../../model/merge.ts';
-import type { HostTensor, WeightSource } from '../../model/types.ts';
+import type { Checkpoint, HostTensor, WeightSource } from '../../model/types.ts';
+import { streamFor } from '../../privacy/index.ts';
 import { LEAST_SIGNAL, shapeOf, signalOf } from '../../training/auto.ts';
 import { type DocumentsRequest, trainDocuments } from '../../training/documents.ts';
 import { denseBias, type Method, type VocabularyBias } from '../../training/index.ts';
+import { type Gaps, unitsWithGaps } from '../../training/pretrain-examples.ts';
 import { PUBLIC_SENTENCES } from '../../training/public-text.ts';
 import type { JobContext } from '../serve.ts';
 import type { DocumentsInput, DocumentsTrained, Jobs } from '../types.ts';
@@ -40,7 +44,8 @@ export async function trainDocumentsJob(
   const loaded = await loadForTraining(input);
   const terms = input.against && termsOf(input.against, loaded, anchors!);
   const { model, checkpoint } = loaded;
-  const units = unitsOf(input, checkpoint.tokenizer);
+  const whole = unitsOf(input, checkpoint.tokenizer);
+  const units = input.gaps === undefined ? whole : gapped(input, input.gaps, whole, checkpoint);
   const started = performance.now();
   const before = input.steps?.method.kind === 'norms' ? norms(model) : undefined;
   const old = input.files.logitBias && denseBias(input.files.logitBias as VocabularyBias, checkpoint.config.vocabSize);
@@ -55,7 +60,7 @@ export async function trainDocumentsJob(
     publicText: PUBLIC_SENTENCES.map(text => checkpoint.tokenizer.encode(text)),
     ...(input.steps && {
       steps: {
-        ...{ ...stepsOf(input.steps, units, checkpoint.config.layers), ...checkpointOf(input) },
+        ...{ ...stepsOf(input.steps, whole, checkpoint.config.layers), ...checkpointOf(input) },
         ...(terms && { beside: terms }),
         ...(input.against?.ema !== undefined && { ema: input.against.ema }),
       },
@@ -112,6 +117,32 @@ function stepsOf(
   const examples = units.reduce((sum, unit) => sum + unit.length, 0);
   const steps = Math.min(MOST_STEPS, Math.max(FEWEST_STEPS, Math.ceil((PASSES * examples) / BATCH)));
   return { method, steps, batch: BATCH, schedule: { kind: 'cosine', warmup: 5, floor: 0.1 } };
+}
+
+/**
+ * Where gaps lie says nothing of the data; a retried training has the same ones, drawn from its sealed seed under noise. Public text is
+ * seen several times, with other gaps each time; a private unit keeps its number of examples.
+ */
+function gapped(
+  { steps, checkpoint: state }: DocumentsInput,
+  gaps: Gaps,
+  units: Example[][],
+  { config, tokenizer }: Checkpoint,
+): Example[][] {
+  const isPublic = steps?.noise === undefined || steps.noise === 'none';
+  const secret = steps === undefined || steps.noise === 'none' ? (state?.path ?? '') : steps.noise.seed;
+  const maskId = maskOf(tokenizer);
+  const special = new Set([maskId, separatorOf(tokenizer)].filter(id => id !== undefined));
+  const stream = streamFor(createHash('sha256').update(`gaps:${secret}`).digest(), 'gaps');
+  const found = unitsWithGaps(
+    units,
+    { ...gaps, maskId },
+    { vocabSize: Math.min(config.vocabSize, tokenizer.vocabSize), special },
+    isPublic ? PASSES : 1,
+    stream,
+  );
+  if (found.every(unit => unit.length === 0)) throw invalid('documents', 'they are too short to have gaps');
+  return found;
 }
 
 /** The order of public examples needs no secret, only to be the same when the training goes on. */
