@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { invalid, LearndError } from '../base/errors.ts';
 import { type Accountant, epsilon, type Mechanism, noiseMultiplier } from '../learn/privacy/accountant.ts';
+import type { CanaryAudit } from '../loop/round/canaries.ts';
 import type { PrivacyReport } from '../store/privacy-report.ts';
 import type { DaemonClient } from './client.ts';
 import { short, table } from './frame.ts';
@@ -95,15 +96,7 @@ export async function noiseCommand(options: NoiseOptions): Promise<{ noise_multi
 /** As the daemon answers it: dates are text, and what the canary users of all rounds show stands beside. */
 export type Report = Omit<PrivacyReport, 'rounds'> & {
   readonly rounds: ReadonlyArray<Omit<PrivacyReport['rounds'][number], 'at'> & { readonly at: string }>;
-  readonly audit: {
-    readonly rounds: number;
-    readonly canaries: number;
-    readonly right: number;
-    readonly bound: number;
-    readonly largest: number;
-    readonly claim: number;
-    readonly frozen: boolean;
-  } | null;
+  readonly audit: CanaryAudit | null;
 };
 
 export const report = async (client: DaemonClient): Promise<Report> =>

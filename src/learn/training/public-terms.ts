@@ -47,7 +47,7 @@ export function anchorsOf(
     );
     const scored = scoredRows(batch, () => 1);
     const hidden = forwardTokens(model, batch, { adapter });
-    const all = teacherTargets(model, hidden, scored, k, tokenBias);
+    const all = teacherTargets(model, hidden, scored, k, { tokenBias });
     hidden.dispose();
     let at = 0;
     members.forEach((i, b) => {
