@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { eventually, startTestDaemon, testFolder } from '../support/daemon.ts';
+import { answers, champion } from '../support/champion.ts';
+import { startTestDaemon, testFolder } from '../support/daemon.ts';
 import { roundDeployment } from '../support/rounds.ts';
 import { writeTinyModel } from '../support/tiny-model.ts';
 
@@ -23,30 +24,13 @@ gate:
 `,
     readyMs: 60_000,
   });
-  await eventually(
-    'the compact version',
-    async () => {
-      const { champion } = (await daemon.get('/v1/admin/status')) as { champion: string };
-      if (champion === 'learnd@2') return true;
-      const [round] = (await daemon.get('/v1/admin/rounds')) as { state: string; error: string | null }[];
-      if (round && ['failed', 'rejected', 'refused'].includes(round.state))
-        assert.fail(`${round.state}: ${round.error}`);
-      return undefined;
-    },
-    100_000,
-  );
-  const [round] = (await daemon.get('/v1/admin/rounds')) as { notes: string[]; epsilon: number; actions: unknown[] }[];
-  assert.equal(round!.epsilon, 0);
-  const said = round!.notes.find(note => note.startsWith('distilled from what it was before it was pruned'))!;
+  const round = await champion(daemon, 2, 100_000);
+  assert.equal(round.epsilon, 0);
+  const said = round.notes.find(note => note.startsWith('distilled from what it was before it was pruned'))!;
   const [, first, last] = /: ([\d.]+) to ([\d.]+) nats/.exec(said)!;
   t.diagnostic(said);
   assert.ok(Number(last) < 0.9 * Number(first));
-  const ask = { model: 'learnd', input: 'Hello', max_output_tokens: 4 };
-  await eventually(
-    'an answer by it',
-    async () => ((await daemon.post('/v1/responses', ask)) as { model: string }).model === 'learnd@2' || undefined,
-    60_000,
-  );
+  await answers(daemon, 2);
 });
 
 test('a version may teach; who teaches must be there', { timeout: 120_000 }, async t => {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { champion } from '../support/champion.ts';
 import { eventually, learnd, startTestDaemon, type TestDaemon, testFolder } from '../support/daemon.ts';
 import { documentEvents, documents } from '../support/documents.ts';
 import { type Streamed, streamForever } from '../support/streaming.ts';
@@ -13,7 +14,7 @@ import { type Streamed, streamForever } from '../support/streaming.ts';
 const SETTINGS = `
 base: scratch
 sources: [{ name: newsroom, public: true }]
-privacy: { expected_users: 480, examples_per_user: 4 }
+privacy: { expected_users: 240, examples_per_user: 1 }
 monitor: { every_seconds: 0.5, sample: 128, window: 200, minimum: 50 }
 policy: { every_seconds: 0.5 }
 `;
@@ -27,25 +28,16 @@ rules:
     cooldown: 1h
   - name: read-the-inbox
     when: champion.version == 2
-    require: documents.new >= 400
-    do: [{ finetune: { data: documents, method: bias, epsilon: 4, max_minutes: 2 } }]
+    require: documents.new >= 200
+    do: [{ finetune: { data: documents, method: bias, epsilon: 8, max_minutes: 2 } }]
     cooldown: 1h
   - name: read-on
     when: champion.version == 3
-    require: documents.new >= 400
-    do: [{ finetune: { data: documents, method: auto, epsilon: 4, max_minutes: 2 } }]
+    require: documents.new >= 200
+    do: [{ finetune: { data: documents, method: auto, epsilon: 8, max_minutes: 2 } }]
     cooldown: 1h
-budget: { epsilon: 8, delta: 1e-6 }
+budget: { epsilon: 16, delta: 1e-6 }
 `;
-
-interface Round {
-  state: string;
-  epsilon: number;
-  verdict: { champion: { perplexity: number }; candidate: { perplexity: number } };
-  actions: { do: string; method: string }[];
-  reason: string;
-  notes: string[];
-}
 
 interface Version {
   version: string;
@@ -68,16 +60,14 @@ async function send(daemon: TestDaemon, events: readonly unknown[]): Promise<voi
   for (let at = 0; at < events.length; at += 500) await daemon.post('/v1/documents', events.slice(at, at + 500));
 }
 
-const isChampion = async (daemon: TestDaemon, n: number) =>
-  ((await daemon.get('/v1/admin/status')) as { champion: string }).champion === `learnd@${n}` ? true : undefined;
-
 test('documents: perplexity rises, an alarm, a public round and a private one lower it', {
   timeout: 600_000,
 }, async t => {
   const daemon = await startTestDaemon(t, { data: testFolder(t, 'documents'), settings: SETTINGS, policies: POLICIES });
   const stop = new AbortController();
   const streamed: Streamed[] = [];
-  const ask = { input: 'sensor kx7 drift', maxTokens: 12, probe: null };
+  // Without a pause it would keep a core from the rounds, which run at the lowest priority.
+  const ask = { input: 'sensor kx7 drift', maxTokens: 12, probe: null, pauseMs: 150 };
   const streaming = streamForever(daemon, streamed, stop.signal, ask);
   t.after(() => stop.abort());
 
@@ -100,32 +90,27 @@ test('documents: perplexity rises, an alarm, a public round and a private one lo
 
   await send(
     daemon,
-    documentEvents(documents('log', 400, 2), 'newsroom-log').map(e => ({
+    documentEvents(documents('log', 250, 2), 'newsroom-log').map(e => ({
       ...(e as object),
       data: { ...(e as { data: object }).data, source: 'newsroom' },
     })),
   );
-  await eventually('the public round', () => isChampion(daemon, 2), 180_000);
-  const [first] = (await daemon.get('/v1/admin/rounds')) as Round[];
-  assert.match(first!.reason, /perplexity\.alarm/);
-  assert.equal(first!.epsilon, 0);
+  const first = await champion(daemon, 2, 240_000);
+  assert.match(first.reason, /perplexity\.alarm/);
+  assert.equal(first.epsilon, 0);
   assert.ok(
-    first!.verdict.candidate.perplexity < first!.verdict.champion.perplexity * 0.9,
-    JSON.stringify(first!.verdict),
+    first.verdict.candidate.perplexity < first.verdict.champion.perplexity * 0.9,
+    JSON.stringify(first.verdict),
   );
 
   await send(
     daemon,
-    documentEvents(documents('log', 600, 3), 'inbox', i => `writer-${i}`),
+    documentEvents(documents('log', 300, 3), 'inbox', i => `writer-${i}`),
   );
-  await eventually('the private round', () => isChampion(daemon, 3), 180_000);
-  const [second] = (await daemon.get('/v1/admin/rounds')) as Round[];
-  assert.ok(second!.epsilon > 0 && second!.epsilon <= 4);
-  assert.match(second!.notes.join('\n'), /tokens stood out of the histogram's noise .* units counted/);
-  assert.ok(
-    second!.verdict.candidate.perplexity < second!.verdict.champion.perplexity,
-    JSON.stringify(second!.verdict),
-  );
+  const second = await champion(daemon, 3, 240_000);
+  assert.ok(second.epsilon > 0 && second.epsilon <= 8);
+  assert.match(second.notes.join('\n'), /tokens stood out of the histogram's noise .* units counted/);
+  assert.ok(second.verdict.candidate.perplexity < second.verdict.champion.perplexity, JSON.stringify(second.verdict));
   const versions = (await daemon.get('/v1/admin/versions')) as Version[];
   const [three, two] = ['learnd@3', 'learnd@2'].map(name => versions.find(v => v.version === name)!.manifest);
   assert.deepEqual([three!.model.sha256, three!.adapter?.sha256], [two!.model.sha256, two!.adapter?.sha256]);
@@ -136,14 +121,13 @@ test('documents: perplexity rises, an alarm, a public round and a private one lo
 
   await send(
     daemon,
-    documentEvents(documents('log', 600, 4), 'inbox-later', i => `writer-${i}`),
+    documentEvents(documents('log', 300, 4), 'inbox-later', i => `writer-${i}`),
   );
-  await eventually('the round that auto planned', () => isChampion(daemon, 4), 180_000);
-  const [third] = (await daemon.get('/v1/admin/rounds')) as Round[];
-  assert.match(third!.notes[0]!, /^auto: a noised histogram of tokens .*480 units at epsilon 4/);
-  assert.ok(third!.verdict.candidate.perplexity <= third!.verdict.champion.perplexity * 1.02);
+  const third = await champion(daemon, 4, 240_000);
+  assert.match(third.notes[0]!, /^auto: a noised histogram of tokens .*240 units at epsilon 8/);
+  assert.ok(third.verdict.candidate.perplexity <= third.verdict.champion.perplexity * 1.02);
   t.diagnostic(
-    `public ${first!.verdict.champion.perplexity.toFixed(1)} -> ${first!.verdict.candidate.perplexity.toFixed(1)}; ${[second!, third!].map(r => `private ${r.verdict.champion.perplexity.toFixed(2)} -> ${r.verdict.candidate.perplexity.toFixed(2)} at epsilon ${r.epsilon.toFixed(2)}: ${r.notes.join(' ')}`).join('; ')}`,
+    `public ${first.verdict.champion.perplexity.toFixed(1)} -> ${first.verdict.candidate.perplexity.toFixed(1)}; ${[second, third].map(r => `private ${r.verdict.champion.perplexity.toFixed(2)} -> ${r.verdict.candidate.perplexity.toFixed(2)} at epsilon ${r.epsilon.toFixed(2)}: ${r.notes.join(' ')}`).join('; ')}`,
   );
 
   await eventually(
@@ -196,7 +180,7 @@ test('documents: perplexity rises, an alarm, a public round and a private one lo
 
   await daemon.post('/v1/admin/rollback', {});
   await daemon.post('/v1/admin/rollback', {});
-  await eventually('the version without a bias', () => isChampion(daemon, 2), 30_000);
+  await champion(daemon, 2, 30_000);
   assert.equal(await answer(daemon, 'learnd'), await answer(daemon, 'learnd@2'));
   const ledger = (await daemon.get('/v1/admin/ledger')) as {
     entry: string;

@@ -78,7 +78,8 @@ test('the loop closes: shift, alarm, rule, private round, gate, swap under an op
   const daemon = await startTestDaemon(t, { data: testFolder(t, 'turn'), settings: SETTINGS, policies: POLICIES });
   const stop = new AbortController();
   const streamed: Streamed[] = [];
-  const streaming = streamForever(daemon, streamed, stop.signal);
+  // Without a pause it would keep a core from the rounds, which run at the lowest priority.
+  const streaming = streamForever(daemon, streamed, stop.signal, { pauseMs: 150 });
   t.after(() => stop.abort());
 
   const labelled = { users: 1000, perUser: 2 };
