@@ -6,7 +6,7 @@ import { shuffled } from '../documents/texts.ts';
 
 const FOLDER = resolve(import.meta.dirname, '../../examples/documents');
 
-/** What learnd's own prose is, a paragraph a text: general English that nothing here trains on. */
+/** Twelve paragraphs of plain prose: general English that nothing here trains on. */
 export const prose = (): string[] =>
   ['bread', 'lighthouse', 'night-train', 'river-survey']
     .flatMap(name => readFileSync(join(FOLDER, `${name}.md`), 'utf8').split(/\n[ \t]*\n/))
