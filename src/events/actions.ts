@@ -16,13 +16,27 @@ const probe = z.union([
   z.string().min(2).max(4096),
   z.strictObject({ prompt: z.string().min(1).max(4096), text: z.string().min(1).max(4096) }),
 ]);
+/** A form of text (learn/training/constraints/pattern.ts says which), alone or as the answer to a prompt. */
+const form = z.string().min(1).max(256);
+const pattern = z.union([form, z.strictObject({ prompt: z.string().min(1).max(4096), pattern: form })]);
+/** Personal data that has a form. */
+export const PERSONAL_KINDS = ['email', 'ip', 'iban', 'card', 'phone'] as const;
+export type PersonalKind = (typeof PERSONAL_KINDS)[number];
 const name = z.string().min(1).max(256);
 
 /** Each is one mapping: the constraint and its bound. `hard`: not met, the candidate is not let through. */
 const CONSTRAINTS = {
   kl_to_base: z.strictObject({ kl_to_base: z.number().positive().max(100), hard }),
   forbidden: z.strictObject({
-    forbidden: z.strictObject({ texts: z.array(probe).min(1).max(64) }),
+    forbidden: z
+      .strictObject({
+        texts: z.array(probe).min(1).max(64).optional(),
+        patterns: z.array(pattern).min(1).max(16).optional(),
+        personal: z.array(z.enum(PERSONAL_KINDS)).min(1).optional(),
+      })
+      .refine(({ texts, patterns, personal }) => (texts ?? patterns ?? personal) !== undefined, {
+        error: 'needs texts, patterns or personal',
+      }),
     probability: probability(between),
     hard,
   }),

@@ -1,3 +1,4 @@
+import { asLearndError } from '../../base/errors.ts';
 import {
   ACTIONS,
   type Action,
@@ -7,6 +8,7 @@ import {
   CONSTRAINT_SHAPES,
   type Constraint,
 } from '../../events/actions.ts';
+import { parsePattern } from '../../learn/training/constraints/index.ts';
 import { chainNotBuilt } from './built.ts';
 import { type Collector, reportIssues } from './collect.ts';
 import { nearest, type Path } from './source.ts';
@@ -173,6 +175,7 @@ function constraintsMeaningful(action: ActionOf<'finetune'>, path: Path, to: Col
       to.error(source.value([...at, ...keys]), [...at, ...keys], message);
       fine = false;
     };
+    for (const [keys, message] of wrongPatterns(constraint)) wrong(keys, message);
     const asked = labelsOf(constraint);
     if (asked === undefined) {
       if (action.method === 'head')
@@ -207,6 +210,21 @@ function constraintsMeaningful(action: ActionOf<'finetune'>, path: Path, to: Col
     }
   }
   return fine;
+}
+
+/** Forms of text that cannot be read, each with its path. */
+function wrongPatterns(constraint: Constraint): [Path, string][] {
+  if (!('forbidden' in constraint)) return [];
+  return (constraint.forbidden.patterns ?? []).flatMap((given, n): [Path, string][] => {
+    const { prompt, pattern } = typeof given === 'string' ? { prompt: undefined, pattern: given } : given;
+    const at: Path = ['forbidden', 'patterns', n, ...(typeof given === 'string' ? [] : ['pattern'])];
+    try {
+      if (prompt !== undefined || parsePattern(pattern).literal.trim().length > 1) return [];
+      return [[at, `${JSON.stringify(pattern)} needs a prompt, or a beginning of two characters that is written out`]];
+    } catch (error) {
+      return [[at, asLearndError(error).message]];
+    }
+  });
 }
 
 /** What a constraint on classes names, with the path of each label; undefined for one on text. */

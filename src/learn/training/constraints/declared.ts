@@ -1,4 +1,5 @@
 import type { Constraint } from '../../../events/actions.ts';
+import { personalProbes } from './personal.ts';
 import type { ConstraintSpec } from './spec.ts';
 
 export type { ConstraintSpec } from './spec.ts';
@@ -7,13 +8,20 @@ export type { ConstraintSpec } from './spec.ts';
 export function declaredConstraint(constraint: Constraint): ConstraintSpec {
   const { hard } = constraint;
   if ('kl_to_base' in constraint) return { kind: 'kl_to_base', atMost: constraint.kl_to_base, hard };
-  if ('forbidden' in constraint)
+  if ('forbidden' in constraint) {
+    const { texts, patterns = [], personal = [] } = constraint.forbidden;
+    const forms = [
+      ...patterns.map(pattern => (typeof pattern === 'string' ? { pattern } : pattern)),
+      ...personal.flatMap(personalProbes),
+    ];
     return {
       kind: 'forbidden',
-      probes: constraint.forbidden.texts.map(text => (typeof text === 'string' ? { text } : text)),
+      probes: (texts ?? []).map(text => (typeof text === 'string' ? { text } : text)),
+      ...(forms.length > 0 && { patterns: forms }),
       atMost: constraint.probability,
       hard,
     };
+  }
   if ('recall' in constraint) return { kind: 'recall', ...constraint.recall, atLeast: constraint.at_least, hard };
   const { task, labels, regions } = constraint.gap;
   const groups =

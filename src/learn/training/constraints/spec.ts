@@ -15,6 +15,8 @@ export interface KlConstraint extends Common {
 export interface ForbiddenConstraint extends Common {
   readonly kind: 'forbidden';
   readonly probes: readonly Probe[];
+  /** Forms of text: of each the likeliest texts count, as they are found under the weights (`likeliest.ts`). */
+  readonly patterns?: readonly PatternProbe[];
   readonly atMost: number;
 }
 
@@ -22,6 +24,12 @@ export interface ForbiddenConstraint extends Common {
 export interface Probe {
   readonly prompt?: string;
   readonly text: string;
+}
+
+/** Every text of a form (`pattern.ts`), as the beginning of the answer to `prompt`, or without one as running text. */
+export interface PatternProbe {
+  readonly prompt?: string;
+  readonly pattern: string;
 }
 
 /** Recall of one class of a task. */

@@ -29,6 +29,7 @@ import {
   isCounted,
   isMet,
   isPublic,
+  type PatternProbe,
   type PublicConstraint,
   reportOf,
 } from './spec.ts';
@@ -43,6 +44,8 @@ export interface TermsRequest {
   readonly constraints?: readonly ConstraintSpec[];
   /** Scored sequences of each forbidden constraint, in the order of `constraints`. */
   readonly probes?: ReadonlyMap<ConstraintSpec, readonly Example[]>;
+  /** The likeliest texts of a form under the weights as they are; needed where a constraint has patterns. */
+  readonly search?: (pass: BesidePass, pattern: PatternProbe) => Promise<readonly Example[]>;
   /** Of the items of a label choice, for recall and gaps. */
   readonly facts?: ReadonlyMap<Item, ItemFacts>;
   /** Public sequences looked at in a step. Default 8. */
@@ -64,10 +67,13 @@ export class Terms implements Beside {
   readonly #before = new Map<ConstraintSpec, number>();
   readonly #after = new Map<ConstraintSpec, number>();
   readonly #start = new Map<string, Tensor>();
+  /** Sequences of each forbidden constraint: what is written out, and what was found of its forms. */
+  readonly #probes = new Map<ConstraintSpec, readonly Example[]>();
 
   constructor(request: TermsRequest) {
-    const { constraints = [], replay, kl, facts } = request;
+    const { constraints = [], replay, kl, facts, probes } = request;
     this.#request = request;
+    for (const [constraint, of] of probes ?? []) this.#probes.set(constraint, of);
     this.#constraints = constraints;
     this.#multipliers = new Map(constraints.filter(isPublic).map(constraint => [constraint, new Multiplier()]));
     const counted = constraints.filter(isCounted);
@@ -80,7 +86,19 @@ export class Terms implements Beside {
     return this.#steering !== undefined;
   }
 
+  /** What is likely changes with the weights: what was found before is kept beside what is found now. */
+  async #search(pass: BesidePass): Promise<void> {
+    for (const constraint of this.#constraints) {
+      if (constraint.kind !== 'forbidden') continue;
+      const known = new Map((this.#probes.get(constraint) ?? []).map(probe => [probe.tokens.join(), probe]));
+      for (const pattern of constraint.patterns ?? [])
+        for (const found of await this.#request.search!(pass, pattern)) known.set(found.tokens.join(), found);
+      this.#probes.set(constraint, [...known.values()]);
+    }
+  }
+
   async begin(pass: BesidePass): Promise<void> {
+    await this.#search(pass);
     for (const constraint of this.#constraints.filter(isPublic))
       this.#before.set(constraint, await this.#measure(pass, constraint));
     if (this.#before.size === 0) return;
@@ -127,17 +145,17 @@ export class Terms implements Beside {
 
   /** On all public text, or on a step's part of it. */
   async #measure(pass: BesidePass, constraint: PublicConstraint, step?: number): Promise<number> {
-    const { anchors = [], probes } = this.#request;
+    const { anchors = [] } = this.#request;
     if (constraint.kind === 'kl_to_base')
       return await measureDivergence(pass, step === undefined ? anchors : this.#some(anchors, step));
-    return Math.max(...(await probeProbabilities(pass, probes!.get(constraint)!)));
+    return Math.max(...(await probeProbabilities(pass, this.#probes.get(constraint)!)));
   }
 
   async #gradient(pass: BesidePass, constraint: PublicConstraint, step?: number): Promise<TermGradient> {
-    const { anchors = [], probes } = this.#request;
+    const { anchors = [] } = this.#request;
     if (constraint.kind === 'kl_to_base')
       return await divergenceGradient(pass, step === undefined ? anchors : this.#some(anchors, step));
-    const all = probes!.get(constraint)!;
+    const all = this.#probes.get(constraint)!;
     const found = await probeProbabilities(pass, all);
     const above = all.filter((_, i) => found[i]! > constraint.atMost / 2);
     return { gradients: await logProbabilityGradient(pass, above.length > 0 ? above : all), value: Math.max(...found) };
@@ -150,6 +168,7 @@ export class Terms implements Beside {
   async end(pass: BesidePass): Promise<void> {
     const constraints = this.#constraints.filter(isPublic);
     if (constraints.length === 0) return;
+    await this.#search(pass);
     const values = new Map<PublicConstraint, number>();
     const violated = async (): Promise<PublicConstraint[]> => {
       for (const constraint of constraints) values.set(constraint, await this.#measure(pass, constraint));

@@ -1,6 +1,6 @@
 import { tensorflow } from '../../tensor/backend.ts';
 import type { BesidePass } from '../../training/beside.ts';
-import { probeExample, probeProbabilities } from '../../training/constraints/index.ts';
+import { likeliestOf, probeExample, probeProbabilities } from '../../training/constraints/index.ts';
 import { denseBias } from '../../training/index.ts';
 import { measureDivergence } from '../../training/public-terms.ts';
 import type { JobContext } from '../serve.ts';
@@ -40,6 +40,7 @@ export async function measureConstraints(
       if (constraint.kind === 'kl_to_base') values.push(await measureDivergence(pass, anchors));
       else if (constraint.kind === 'forbidden') {
         const probes = constraint.probes.map(probe => probeExample(checkpoint, probe, checkpoint.config.contextLength));
+        for (const pattern of constraint.patterns ?? []) probes.push(...(await likeliestOf(pass, checkpoint, pattern)));
         values.push(Math.max(...(await probeProbabilities(pass, probes))));
       } else values.push(null);
       context.progress({ stage: 'constraints', done: values.length, total: constraints.length });

@@ -1,5 +1,11 @@
 import type { Example } from '../../model/engine/units.ts';
-import { type ConstraintSpec, type ItemFacts, probeExample, Terms } from '../../training/constraints/index.ts';
+import {
+  type ConstraintSpec,
+  type ItemFacts,
+  likeliestOf,
+  probeExample,
+  Terms,
+} from '../../training/constraints/index.ts';
 import type { Item } from '../../training/objectives/index.ts';
 import type { Anchor } from '../../training/public-terms.ts';
 import type { Against } from '../types.ts';
@@ -28,6 +34,7 @@ export function termsOf(
       );
   return new Terms({
     ...{ constraints, anchors, probes, facts },
+    search: (pass, pattern) => likeliestOf(pass, checkpoint, pattern),
     ...(replay > 0 && { replay: { share: replay, sequences: publicSequences(checkpoint.tokenizer, publicTexts) } }),
     ...(kl > 0 && { kl: { weight: kl } }),
   });
