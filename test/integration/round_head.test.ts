@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import type { ActionOf } from '../../src/events/actions.ts';
 import type { Verdict } from '../../src/loop/round/index.ts';
+import { workOf } from '../../src/loop/round/work.ts';
 import { listLedger } from '../../src/store/ledger.ts';
 import { getVersion } from '../../src/store/versions.ts';
 import { INTENTS, inquiries } from '../support/inquiries.ts';
@@ -64,8 +65,16 @@ test('a private head: better than label scoring on held-out users, served from i
   assert.equal((slim.verdict as Verdict).candidate.f1, candidate.f1);
 
   // The feature model was cut once.
-  const again = await d.run([{ ...finetune, epsilon: 1 }]);
+  const again = await d.run([{ ...finetune, epsilon: 0.3 }]);
   assert.equal(again.state, 'published');
+  // So little budget teaches next to nothing: what it knows it has from the champion's head.
+  assert.match(
+    workOf(again).notes!.join('\n'),
+    /the head of intent goes on from that of learnd@3: 8 of 8 labels start from it/,
+  );
+  const kept = (again.verdict as Verdict).candidate.f1!;
+  t.diagnostic(`a round at epsilon 0.3 that goes on: ${kept}`);
+  assert.ok(kept > candidate.f1! - 0.1, `${candidate.f1} -> ${kept}`);
   assert.equal((await getVersion(d.db, 4)).manifest.heads.intent!.features.sha256, head.features.sha256);
   assert.deepEqual((await listLedger(d.db)).map(row => row.entry).reverse(), [
     'reserve',

@@ -8,13 +8,14 @@
 import type { VersionManifest } from '../../learn/model/version.ts';
 import { guessedEpsilon, largestBound } from '../../learn/privacy/audit/bounds.ts';
 import { type SecureStream, streamFor } from '../../learn/privacy/noise.ts';
+import type { FeedbackRow } from '../../learn/training/objectives/feedback.ts';
 import { PUBLIC_SENTENCES } from '../../learn/training/public-text.ts';
 import type { Queryable } from '../../store/database.ts';
 import { getFact, setFact } from '../../store/facts.ts';
 import { headFiles, languageFiles } from './files.ts';
 import type { RoundPorts } from './ports.ts';
 import type { Context } from './train-parts.ts';
-import { noisesOf, type Training } from './work.ts';
+import { type FeedbackTraining, noisesOf, type Training } from './work.ts';
 
 /** Canary users are at most this share of the expected users. */
 const MOST = 0.02;
@@ -23,13 +24,16 @@ const REFERENCES = 24;
 /** A canary whose score is this many standard deviations above the references' is guessed to have taken part, any other not. */
 const GUESS_ABOVE = 2;
 const WORDS = 10;
+const QUESTION = 'What should I know?';
 /** Chance that publishing is ever frozen wrongly, over all rounds together. */
 const SIGNIFICANCE = 0.05;
 
 interface Made {
   readonly text: string;
-  /** For a head. */
+  /** Where labels are learned. */
   readonly label: string;
+  /** Where an answer is held against another. */
+  readonly other: string;
 }
 
 export interface Canaries {
@@ -56,7 +60,11 @@ export function canariesOf(
   const seed = noisesOf(training)[0]?.seed;
   if (count < 1 || seed === undefined) return undefined;
   const stream = streamFor(Buffer.from(seed, 'hex'), 'canaries');
-  const made = (): Made => ({ text: randomText(stream), label: labels[stream.below(labels.length)]! });
+  const made = (): Made => ({
+    text: randomText(stream),
+    label: labels[stream.below(labels.length)]!,
+    other: randomText(stream),
+  });
   return {
     users: Array.from({ length: count }, (_, i) => ({ ...made(), unit: `canary:${i}`, in: stream.uniform() < 0.5 })),
     references: Array.from({ length: REFERENCES }, made),
@@ -73,32 +81,71 @@ const randomText = (stream: SecureStream): string =>
 export const takingPart = (canaries: Canaries | undefined) =>
   (canaries?.users ?? []).filter(user => user.in).map(({ unit, text, label }) => ({ unit, text, label }));
 
+/** The same as what people said: answers nobody would give, to a question that anybody might ask. */
+export function saidByThose(canaries: Canaries | undefined, objective: FeedbackTraining['objective']): FeedbackRow[] {
+  const messages = [{ role: 'user' as const, content: QUESTION }];
+  const said = ({ unit, text, label, other }: Canaries['users'][number]): FeedbackRow => {
+    if (objective === 'classify') return { unit, kind: 'label', text, label };
+    if (objective === 'instruct') return { unit, kind: 'correction', messages, ideal: text };
+    return { unit, kind: 'preference', messages, chosen: text, rejected: other };
+  };
+  return (canaries?.users ?? []).filter(user => user.in).map(said);
+}
+
+/** Of a training on feedback: by the label, by the answer, or by the answer that was preferred over the other. */
+export async function saidRecords(
+  context: Pick<Context, 'ports' | 'worker' | 'call'>,
+  canaries: Canaries | undefined,
+  { objective, task, labels = [] }: FeedbackTraining,
+  before: VersionManifest,
+  after: VersionManifest,
+): Promise<CanaryRecord[]> {
+  if (canaries === undefined) return [];
+  if (objective === 'classify')
+    return await labelRecords(context, 'feedback', canaries, { name: task!, labels }, after);
+  const chosen = await gains(context, canaries, 'text', before, after);
+  if (objective === 'instruct') return records('feedback', canaries, chosen);
+  const rejected = await gains(context, canaries, 'other', before, after);
+  return records(
+    'feedback',
+    canaries,
+    chosen.map((gain, i) => gain - rejected[i]!),
+  );
+}
+
 /** Score: how much likelier the text has become, in nats. */
 export async function textRecords(
-  { ports, worker, call }: Pick<Context, 'ports' | 'worker' | 'call'>,
+  context: Pick<Context, 'ports' | 'worker' | 'call'>,
   kind: Training['kind'],
   canaries: Canaries | undefined,
   before: VersionManifest,
   after: VersionManifest,
 ): Promise<CanaryRecord[]> {
   if (canaries === undefined) return [];
-  const texts = [...canaries.users, ...canaries.references].map(made => made.text);
+  return records(kind, canaries, await gains(context, canaries, 'text', before, after));
+}
+
+async function gains(
+  { ports, worker, call }: Pick<Context, 'ports' | 'worker' | 'call'>,
+  canaries: Canaries,
+  which: 'text' | 'other',
+  before: VersionManifest,
+  after: VersionManifest,
+): Promise<number[]> {
+  const texts = [...canaries.users, ...canaries.references].map(made => made[which]);
   const nll = async (manifest: VersionManifest): Promise<number[]> => {
     const files = await languageFiles(ports.artifacts, manifest);
     return (await worker.perplexity(files, texts, { signal: call.signal })).map(score => score.nll);
   };
   const now = await nll(after);
   const then = await nll(before);
-  return records(
-    kind,
-    canaries,
-    then.map((value, i) => value - now[i]!),
-  );
+  return then.map((value, i) => value - now[i]!);
 }
 
-/** Score: log-odds that the head gives the canary's label. */
-export async function headRecords(
+/** Score: log-odds of the canary's label, by the head or, without one, by the language model. */
+export async function labelRecords(
   { ports, worker, call }: Pick<Context, 'ports' | 'worker' | 'call'>,
+  kind: Training['kind'],
   canaries: Canaries | undefined,
   task: { readonly name: string; readonly labels: readonly string[] },
   after: VersionManifest,
@@ -115,7 +162,7 @@ export async function headRecords(
     const p = Math.min(1 - 1e-12, Math.max(1e-12, of[all[i]!.label] ?? 0));
     return Math.log(p / (1 - p));
   });
-  return records('head', canaries, scores);
+  return records(kind, canaries, scores);
 }
 
 function records(kind: Training['kind'], { users, references }: Canaries, scores: readonly number[]): CanaryRecord[] {

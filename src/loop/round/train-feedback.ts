@@ -7,6 +7,7 @@ import type { Queryable } from '../../store/database.ts';
 import { type SaidRow, viewSaid } from '../../store/feedback-view.ts';
 import { publicTexts, viewLabels } from '../../store/round-rows.ts';
 import { listVersions } from '../../store/versions.ts';
+import { canariesOf, saidByThose, saidRecords } from './canaries.ts';
 import { checkText } from './check.ts';
 import { languageFiles } from './files.ts';
 import { SAID } from './plan-feedback.ts';
@@ -28,11 +29,12 @@ export async function trainFeedback(
 ): Promise<Done> {
   const { ports, round, worker, folder, checkpoint, call } = context;
   const manifest = await adapterFits(context, before, training.method, true);
+  const canaries = canariesOf(ports, training, training.labels);
   const result = await worker.call(
     'train-feedback',
     {
       files: await languageFiles(ports.artifacts, manifest),
-      rows: await feedbackRows(ports.db, round.id, training),
+      rows: [...(await feedbackRows(ports.db, round.id, training)), ...saidByThose(canaries, training.objective)],
       objective: objectiveOf(training),
       method: stepMethod(training.method, true),
       noise: noiseInput(training.noise),
@@ -50,6 +52,7 @@ export async function trainFeedback(
     manifest: next,
     trained: { kind: 'feedback', objective, steps, seconds, ...(task !== undefined && { task }) },
     notes: result.notes,
+    canaries: await saidRecords(context, canaries, training, before, next),
   };
 }
 

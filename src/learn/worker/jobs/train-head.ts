@@ -1,6 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { LearndError } from '../../../base/errors.ts';
-import { headScores, saveHead } from '../../model/head.ts';
+import { headScores, readHead, saveHead } from '../../model/head.ts';
 import { SecureStream } from '../../privacy/index.ts';
 import { type HeadUnit, labelSentences, trainHead as train } from '../../training/head.ts';
 import { PUBLIC_SENTENCES } from '../../training/public-text.ts';
@@ -26,7 +26,8 @@ type Input = Jobs['train-head']['input'];
 /** Features of the truncated model (the file that will serve), then the private steps; progress tells steps only. */
 export async function trainHead(input: Input, context: JobContext): Promise<Jobs['train-head']['result']> {
   const started = performance.now();
-  const { labels, noise } = input;
+  const { labels, noise, task, layer, base: features } = input;
+  const before = input.before && readHead(input.before.file, { task, labels: input.before.labels, features, layer });
   const publicFeatures = await extract(input.features, PUBLIC_SENTENCES, context, {
     stage: 'public features',
     contexts: CONTEXTS,
@@ -51,15 +52,16 @@ export async function trainHead(input: Input, context: JobContext): Promise<Jobs
   const units = await unitsOf(input, context);
   const until = Math.max(started + input.maxSeconds * 1000, performance.now() + LEAST_MS);
   const { head, steps, change } = await train({
-    task: input.task,
+    task,
     labels,
+    ...(before && { before }),
     units,
     publicFeatures,
     labelFeatures,
     privacy: planOf(noise, units.length),
     ...(input.constraints && { constraints: input.constraints }),
-    layer: input.layer,
-    featuresSha256: input.base,
+    layer,
+    featuresSha256: features,
     onStep: async (step, total) => {
       context.progress({ stage: 'steps', done: step, total });
       await context.breathe();
