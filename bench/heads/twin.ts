@@ -26,17 +26,19 @@ interface Setting {
 
 /**
  * Large batches, small clip, as the literature advises; learning rates by the way that all steps of equal gradients would go, which
- * is what decides a linear layer under noise, in sizes a factor of 4 apart; Adam in two; few large steps and more of a quarter.
+ * is what decides a linear layer under noise, in sizes a factor of 4 apart; Adam in three; few large steps and more of a quarter.
  */
-const grid = (quick: boolean): Setting[] => {
+const grid = (quick: boolean, intents: number): Setting[] => {
   const clip = 0.1;
+  // More intents share the same clipped length, and bear a longer way.
+  const ways = intents > 50 ? [400, 1600, 6400] : [100, 400, 1600];
   const shapes = [
-    { rate: 1, steps: 24, ways: [100, 400, 1600] },
-    { rate: 0.25, steps: 48, ways: [100, 400, 1600] },
+    { rate: 1, steps: 24 },
+    { rate: 0.25, steps: 48 },
   ].slice(0, quick ? 1 : 2);
-  return shapes.flatMap(({ ways, ...shape }) => [
+  return shapes.flatMap(shape => [
     ...ways.map(way => ({ ...shape, lr: way / clip / shape.steps, optimizer: 'sgd' as const, clip })),
-    ...[0.1, 0.5].map(lr => ({ ...shape, lr, optimizer: 'adam' as const, clip })),
+    ...[0.1, 0.25, 0.5].map(lr => ({ ...shape, lr, optimizer: 'adam' as const, clip })),
   ]);
 };
 
@@ -79,7 +81,7 @@ export async function twin(folder: string, models: string, { quick, log, args }:
             return { ...setting, epsilon, sigma, start };
           };
           const tried: { f1: number; setting: Setting }[] = [];
-          for (const setting of grid(quick)) {
+          for (const setting of grid(quick, intents)) {
             const f1 = await one(asked(setting), 0);
             log(
               `${intents} intents, epsilon ${epsilon}, Opacus ${JSON.stringify({ start, ...setting })}: ${f1.toFixed(3)}`,
