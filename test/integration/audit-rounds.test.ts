@@ -1,6 +1,4 @@
 import assert from 'node:assert/strict';
-import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import type { DaemonClient } from '../../src/cli/client.ts';
 import { humanReport, humanVerified, report, verify } from '../../src/cli/privacy.ts';
@@ -11,11 +9,12 @@ import { tensorflow } from '../../src/learn/tensor/backend.ts';
 import { randomWeights } from '../../src/learn/training/index.ts';
 import { requireAll } from '../../src/learn/training/self-check.ts';
 import { beforeTraining } from '../../src/learn/worker/jobs/self-check.ts';
-import type { DocumentsInput, DocumentsTrained } from '../../src/learn/worker/types.ts';
+import { CHECK_SENTENCES } from '../../src/learn/worker/jobs/text-training.ts';
 import { auditOf, canariesOf, takingPart } from '../../src/loop/round/canaries.ts';
 import type { Compute, Verdict } from '../../src/loop/round/index.ts';
 import { adminHandlers } from '../../src/serve/admin.ts';
 import { getFact } from '../../src/store/facts.ts';
+import { pretendDeployment, score } from '../support/pretend-rounds.ts';
 import { roundDeployment } from '../support/rounds.ts';
 import { byteToken, TINY } from '../support/tiny-model.ts';
 
@@ -92,55 +91,18 @@ test('evidence over rounds: what it can show is stated; chance does not freeze; 
   assert.ok(few.largest < 0.5 && !few.frozen, 'four canaries cannot refute a claim of 1');
 });
 
-/** A worker that only pretends; `leaks`: what took part is known by heart afterwards, as if there were no noise. */
+/** `leaks`: what took part is known by heart afterwards, as if there were no noise. */
 async function deployment(t: TestContext, leaks: boolean) {
-  const asked: DocumentsInput[] = [];
+  const { d, pretend } = await pretendDeployment(t, { settings: { 'privacy.expected_users': 200 } });
   let scored = 0;
-  const worker: { -readonly [K in keyof Compute]: Compute[K] } = {
-    threads: 1,
-    call: (async (_job: string, given: DocumentsInput) => {
-      asked.push(given);
-      const path = join(given.folder, 'weights.gguf');
-      await writeFile(path, `weights ${asked.length}`);
-      const noise = given.steps!.noise;
-      return {
-        model: { file: { path, sha256: '', bytes: 0 }, quantization: 'f32', parameters: 1, notes: [] },
-        ...{ steps: noise === 'none' ? 1 : noise.steps, notes: [], outOfTime: false, seconds: 1, tokensPerSecond: 1 },
-        ...{ change: 1, check: 1 },
-      } satisfies DocumentsTrained;
-    }) as Compute['call'],
-    perplexity: async (_files, texts) => {
-      // Canaries are scored twice: by the candidate, then by its parent.
-      const after = texts.length === 48 || scored++ % 2 === 0;
-      const learned = new Set(asked.at(-1)!.documents.map(document => document.text));
-      return texts.map(text => {
-        const known = leaks && after && learned.has(text);
-        return {
-          nll: texts.length === 48 ? 1 : known ? 5 : 60 + (after ? 0 : text.length % 3),
-          tokens: 1,
-          bytes: 1,
-          first: null,
-        };
-      });
-    },
-    classify: async () => assert.fail('nothing is classified here'),
-    close: async () => undefined,
+  pretend.perplexity = texts => {
+    if (texts.length === CHECK_SENTENCES.length) return texts.map(() => score(1));
+    // Canaries are scored twice: by the candidate, then by its parent.
+    const after = scored++ % 2 === 0;
+    const learned = new Set(pretend.asked.at(-1)!.documents.map(document => document.text));
+    return texts.map(text => score(leaks && after && learned.has(text) ? 5 : 60 + (after ? 0 : text.length % 3)));
   };
-  const card = {
-    perplexity: 10,
-    perplexity_standard_error: null,
-    f1: null,
-    parameters: 1,
-    size_mb: 1,
-    tokens_per_second: null,
-  };
-  const measured = { card, items: { documents: [], labels: [] } };
-  const d = await roundDeployment(t, {
-    settings: { 'privacy.expected_users': 200 },
-    ports: { openWorker: () => worker, evaluate: async () => ({ champion: measured, candidate: measured }) },
-  });
-  await d.document(Array.from({ length: 12 }, (_, i) => ({ user: `a${i % 6}`, text: `private text ${i}` })));
-  return { d, asked, worker };
+  return { d, asked: pretend.asked, worker: pretend.worker };
 }
 
 test('a round trains on the canaries that take part, keeps its evidence without the seed, and says what it can show', async t => {
@@ -254,6 +216,61 @@ test('refused before the first step: the round fails, and nothing is charged', a
   assert.deepEqual([round.state, round.candidate, round.epsilon], ['failed', null, 0]);
   assert.match(round.error!, /weights of model\.layers\.1\.mlp\.up_proj\.weight are not finite/);
   model.dispose();
+});
+
+test('canary users in rounds on feedback: units like any other, guessed by answer, pair and label', async t => {
+  const tasks = [{ name: 'tone', labels: ['angry', 'happy'] }];
+  const { d, pretend } = await pretendDeployment(t, { settings: { tasks, 'privacy.expected_users': 200 } });
+  const users = Array.from({ length: 6 }, (_, i) => `u${i}`);
+  await d.said(users.map(user => ({ user, kind: 'correction', prompt: 'how?', ideal: 'so' })));
+  await d.said(users.map(user => ({ user, kind: 'preference', prompt: 'which?', chosen: 'a', rejected: 'b' })));
+  await d.label(users.map((user, i) => ({ user, task: 'tone', text: `text ${i}`, label: i % 2 ? 'angry' : 'happy' })));
+  const scored: (readonly string[])[] = [];
+  pretend.perplexity = texts => {
+    if (texts.length === CHECK_SENTENCES.length) return texts.map(() => score(1));
+    scored.push(texts);
+    return texts.map(text => score(text.length % 5));
+  };
+  pretend.worker.classify = async (_files, _task, labels, texts) => {
+    scored.push(texts);
+    return texts.map(text => {
+      const p = 0.3 + (text.length % 5) / 10;
+      return { label: labels[0]!, scores: { [labels[0]!]: p, [labels[1]!]: 1 - p } };
+    });
+  };
+  for (const objective of ['instruct', 'preference', 'classify'] as const) {
+    const round = await d.run([{ ...train, data: 'feedback', objective }]);
+    assert.deepEqual([round.state, round.error], ['published', null]);
+  }
+  const facts = (await getFact<{ records: { kind: string; in: boolean; score: number }[] }[]>(d.db, 'canaries'))!;
+  // By the candidate and its parent; of a pair both answers; labels by the candidate alone. 4 users, 24 that never take part.
+  assert.deepEqual(
+    scored.map(texts => texts.length),
+    Array.from({ length: 2 + 4 + 1 }, () => 28),
+  );
+  const kinds = ['correction', 'preference', 'label'];
+  for (const [i, { rows }] of pretend.feedback.entries()) {
+    const { records } = facts[i]!;
+    assert.ok(
+      records.length === 4 && records.every(({ kind, score: of }) => kind === 'feedback' && Number.isFinite(of)),
+    );
+    const canaries = rows.filter(row => row.unit.startsWith('canary:'));
+    assert.equal(canaries.length, records.filter(record => record.in).length);
+    assert.equal(rows.length, 6 + canaries.length);
+    assert.ok(canaries.every(({ kind }) => kind === kinds[i]));
+    for (const row of canaries) {
+      const texts = [scored[0]!, scored[2]!, scored[6]!][i]!;
+      assert.ok(
+        texts.includes(
+          row.kind === 'correction'
+            ? row.ideal
+            : row.kind === 'preference'
+              ? row.chosen
+              : (row as { text: string }).text,
+        ),
+      );
+    }
+  }
 });
 
 test('a head trained by the real worker is audited too', async t => {

@@ -5,10 +5,8 @@ import { openGguf } from '../../src/learn/llama/index.ts';
 import type { VersionManifest } from '../../src/learn/model/version.ts';
 import type { Mechanism } from '../../src/learn/privacy/index.ts';
 import { PUBLIC_SENTENCES } from '../../src/learn/training/public-text.ts';
-import type { Jobs } from '../../src/learn/worker/types.ts';
-import { type RoundPorts, runRound, type Verdict } from '../../src/loop/round/index.ts';
+import type { Verdict } from '../../src/loop/round/index.ts';
 import { workOf } from '../../src/loop/round/work.ts';
-import { getFact } from '../../src/store/facts.ts';
 import { viewSaid } from '../../src/store/feedback-view.ts';
 import { listLedger } from '../../src/store/ledger.ts';
 import { getVersion } from '../../src/store/versions.ts';
@@ -23,7 +21,8 @@ const finetune = (change: Partial<ActionOf<'finetune'>>): ActionOf<'finetune'> =
   max_minutes: 1,
   ...change,
 });
-const SETTINGS = { 'privacy.expected_users': 36 };
+/** One canary user may be among them. */
+const SETTINGS = { 'privacy.expected_users': 50 };
 const users = <T>(make: (user: string, i: number) => T): T[] =>
   Array.from({ length: 36 }, (_, i) => make(`user${i}`, i));
 
@@ -154,44 +153,4 @@ test('documents under a constraint: the KL to the base is kept', async t => {
   assert.deepEqual([held.state, held.error], ['published', null]);
   const [kl] = (held.verdict as Verdict).constraints!;
   assert.ok(kl!.before! < 1e-5 && kl!.after! > 0 && kl!.after! <= 0.02 && kl!.met, JSON.stringify(kl));
-});
-
-test('canary users in rounds on feedback: units like any other, guessed by answer, pair and label, their evidence kept', async t => {
-  const tasks = [{ name: 'tone', labels: ['angry', 'happy'] }];
-  const d = await roundDeployment(t, { settings: { tasks, 'privacy.expected_users': 100 } });
-  const asked: Jobs['train-feedback']['input'][] = [];
-  const real = d.ports.openWorker;
-  const ports: RoundPorts = {
-    ...d.ports,
-    openWorker: () => {
-      const worker = real();
-      const call = worker.call.bind(worker);
-      const listening: typeof worker.call = async (job, input, options) => {
-        if (job === 'train-feedback') asked.push(input as never);
-        return await call(job, input, options);
-      };
-      return Object.assign(worker, { call: listening });
-    },
-  };
-  await d.said(users((user, i) => ({ user, kind: 'correction', prompt: `how ${i}?`, ideal: 'zzz' })));
-  await d.said(users(user => ({ user, kind: 'preference', prompt: 'which?', chosen: 'aaa', rejected: 'bbb' })));
-  await d.label(users((user, i) => ({ user, task: 'tone', text: `text ${i}`, label: i % 2 ? 'angry' : 'happy' })));
-  for (const objective of ['instruct', 'preference', 'classify'] as const) {
-    const { id } = await d.begin([finetune({ method: 'norms', objective, epsilon: 1 })]);
-    const round = await runRound(ports, id, new AbortController().signal);
-    assert.deepEqual([round.state, round.error], ['published', null]);
-  }
-  const facts = (await getFact<{ records: { kind: string; in: boolean; score: number }[] }[]>(d.db, 'canaries'))!;
-  assert.deepEqual(
-    facts.map(({ records }) => records.map(({ kind }) => kind)),
-    Array.from({ length: 3 }, () => ['feedback', 'feedback']),
-  );
-  assert.ok(facts.every(({ records }) => records.every(({ score }) => Number.isFinite(score))));
-  const kinds = ['correction', 'preference', 'label'];
-  for (const [i, { rows }] of asked.entries()) {
-    const canaries = rows.filter(row => row.unit.startsWith('canary:'));
-    assert.equal(canaries.length, facts[i]!.records.filter(record => record.in).length);
-    assert.equal(rows.length, 36 + canaries.length);
-    assert.ok(canaries.every(({ kind }) => kind === kinds[i]));
-  }
 });

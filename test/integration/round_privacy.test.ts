@@ -1,16 +1,14 @@
 import assert from 'node:assert/strict';
-import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import test, { type TestContext } from 'node:test';
+import test from 'node:test';
 import type { ActionOf } from '../../src/events/actions.ts';
 import { epsilon } from '../../src/learn/privacy/accountant.ts';
 import type { Mechanism } from '../../src/learn/privacy/mechanism.ts';
-import type { DocumentsInput, DocumentsTrained, NoiseInput } from '../../src/learn/worker/types.ts';
-import { type Compute, runRound } from '../../src/loop/round/index.ts';
+import { runRound } from '../../src/loop/round/index.ts';
 import { type RoundWork, workOf } from '../../src/loop/round/work.ts';
 import { listLedger, spent, unsettled } from '../../src/store/ledger.ts';
 import { getRound } from '../../src/store/rounds.ts';
-import { admitAll, roundDeployment } from '../support/rounds.ts';
+import { pretendDeployment, score } from '../support/pretend-rounds.ts';
+import { admitAll } from '../support/rounds.ts';
 
 /** Rounds with a worker that only pretends: what it is given, what is reserved, what is settled. */
 
@@ -23,71 +21,13 @@ const train: ActionOf<'finetune'> = {
   max_minutes: 1,
 };
 
-type Asked = DocumentsInput & { readonly noise: NoiseInput | undefined };
-
-interface Pretend {
-  /** What the trainings were asked, with the noise of their steps. */
-  readonly asked: Asked[];
-  answer: (input: Asked) => Partial<DocumentsTrained> | Promise<Partial<DocumentsTrained>>;
-  /** Nats a token that the stored files seem to give. */
-  reread: number;
-}
-
-async function deployment(t: TestContext, options: { ports?: object; settings?: Record<string, unknown> } = {}) {
-  const pretend: Pretend = { asked: [], answer: () => ({}), reread: 1 };
-  const worker: Compute = {
-    threads: 1,
-    call: (async (job: string, given: DocumentsInput) => {
-      assert.equal(job, 'train-documents');
-      const noise = given.steps?.noise;
-      const input: Asked = { ...given, noise: noise === 'none' ? undefined : noise };
-      pretend.asked.push(input);
-      const path = join(given.folder, 'weights.gguf');
-      await writeFile(path, `weights ${pretend.asked.length}`);
-      return {
-        model: { file: { path, sha256: '', bytes: 0 }, quantization: 'f32', parameters: 1, notes: [] },
-        steps: input.noise?.steps ?? (given.steps ? 30 : 0),
-        notes: [],
-        outOfTime: false,
-        seconds: 1,
-        tokensPerSecond: 1,
-        change: 1,
-        check: 1,
-        ...(await pretend.answer(input)),
-      } satisfies DocumentsTrained;
-    }) as Compute['call'],
-    perplexity: async (_files, texts) => texts.map(() => ({ nll: pretend.reread, tokens: 1, bytes: 1, first: null })),
-    classify: async () => assert.fail('nothing is classified here'),
-    close: async () => undefined,
-  };
-  const card = {
-    perplexity: 10,
-    perplexity_standard_error: null,
-    f1: null,
-    parameters: 1,
-    size_mb: 1,
-    tokens_per_second: null,
-  };
-  const measured = { card, items: { documents: [], labels: [] } };
-  const d = await roundDeployment(t, {
-    settings: { 'privacy.expected_users': 10, ...options.settings },
-    ports: {
-      openWorker: () => worker,
-      evaluate: async () => ({ champion: measured, candidate: measured }),
-      ...options.ports,
-    },
-  });
-  await d.document(Array.from({ length: 12 }, (_, i) => ({ user: `a${i % 6}`, text: `private text ${i}` })));
-  return { d, pretend };
-}
-
 const entries = async (d: { db: Parameters<typeof listLedger>[0] }) =>
   (await listLedger(d.db)).reverse().map(row => row.entry);
 const settled = async (d: { db: Parameters<typeof listLedger>[0] }) =>
   (await listLedger(d.db)).find(row => row.entry === 'settle')!.mechanism as Mechanism[];
 
 test('the plan comes from public constants: twice the rows, the same noise, rate, steps and divisor', async t => {
-  const { d, pretend } = await deployment(t);
+  const { d, pretend } = await pretendDeployment(t);
   await d.run([train]);
   await d.document(Array.from({ length: 12 }, (_, i) => ({ user: `b${i}`, text: `more ${i}` })));
   await d.run([train]);
@@ -102,7 +42,7 @@ test('the plan comes from public constants: twice the rows, the same noise, rate
 });
 
 test('interrupted in training: the next daemon gives the worker the same seed; one reservation, one settlement, no seed left', async t => {
-  const { d, pretend } = await deployment(t);
+  const { d, pretend } = await pretendDeployment(t);
   const stop = new AbortController();
   pretend.answer = () => {
     stop.abort();
@@ -127,7 +67,7 @@ test('interrupted in training: the next daemon gives the worker the same seed; o
 });
 
 test('out of time: only the steps taken are settled', async t => {
-  const { d, pretend } = await deployment(t);
+  const { d, pretend } = await pretendDeployment(t);
   pretend.answer = () => ({ steps: 3, outOfTime: true });
   const round = await d.run([train]);
   assert.equal(round.state, 'published');
@@ -140,7 +80,7 @@ test('out of time: only the steps taken are settled', async t => {
 });
 
 test('a rejected candidate has spent its cost; its figures and its files stay', async t => {
-  const { d } = await deployment(t, { ports: { gate: () => ({ ...admitAll(), admitted: false }) } });
+  const { d } = await pretendDeployment(t, { ports: { gate: () => ({ ...admitAll(), admitted: false }) } });
   const round = await d.run([train]);
   assert.deepEqual([round.state, await d.champion(), round.candidate], ['rejected', 1, 2]);
   assert.ok(round.epsilon > 3.9);
@@ -148,8 +88,8 @@ test('a rejected candidate has spent its cost; its figures and its files stay', 
 });
 
 test('files that do not say what the weights in memory said: failed by name, charged in full, champion and seeds untouched', async t => {
-  const { d, pretend } = await deployment(t);
-  pretend.reread = 1.01;
+  const { d, pretend } = await pretendDeployment(t);
+  pretend.perplexity = texts => texts.map(() => score(1.01));
   const round = await d.run([train]);
   assert.equal(round.state, 'failed');
   assert.match(round.error!, /own check failed: the stored files give 1\.01000 nats/);
@@ -163,7 +103,7 @@ test('files that do not say what the weights in memory said: failed by name, cha
 });
 
 test('a worker that dies each time: the round fails after the allowed tries, charged once', async t => {
-  const { d, pretend } = await deployment(t);
+  const { d, pretend } = await pretendDeployment(t);
   pretend.answer = async () => {
     const { LearndError } = await import('../../src/base/errors.ts');
     throw new LearndError('dependency', 'the compute worker ended');
@@ -177,7 +117,7 @@ test('a worker that dies each time: the round fails after the allowed tries, cha
 });
 
 test('rows erased after the view was frozen are not trained on; with none left nothing is charged', async t => {
-  const { d, pretend } = await deployment(t);
+  const { d, pretend } = await pretendDeployment(t);
   const plan = d.ports.budget;
   const { id } = await d.begin([train]);
   const stop = new AbortController();
@@ -226,7 +166,7 @@ test('rows erased after the view was frozen are not trained on; with none left n
 });
 
 test('without noise only public rows are seen, also when another action put private ones into the view', async t => {
-  const { d, pretend } = await deployment(t);
+  const { d, pretend } = await pretendDeployment(t);
   await d.document([{ text: 'the news of today', source: 'news', public: true }]);
   const { id } = await d.begin([train, { ...train, epsilon: 'none' }]);
   const round = await runRound(d.ports, id, new AbortController().signal);
@@ -241,7 +181,7 @@ test('without noise only public rows are seen, also when another action put priv
 });
 
 test('at most so many rows of one user: the newest', async t => {
-  const { d, pretend } = await deployment(t, { settings: { 'privacy.examples_per_user': 3 } });
+  const { d, pretend } = await pretendDeployment(t, { settings: { 'privacy.examples_per_user': 3 } });
   await d.document(Array.from({ length: 9 }, (_, i) => ({ user: 'many', text: `row ${i}` })));
   await d.run([train]);
   assert.deepEqual(
@@ -253,7 +193,7 @@ test('at most so many rows of one user: the newest', async t => {
 const auto = { ...train, method: 'auto' } as const;
 
 test('auto: with many users a histogram and then steps, one reservation with both mechanisms, together within epsilon', async t => {
-  const { d, pretend } = await deployment(t, { settings: { 'privacy.expected_users': 100_000 } });
+  const { d, pretend } = await pretendDeployment(t, { settings: { 'privacy.expected_users': 100_000 } });
   const round = await d.run([auto]);
   assert.deepEqual([round.state, round.error], ['published', null]);
   const [asked] = pretend.asked;
@@ -275,7 +215,7 @@ test('auto: with many users a histogram and then steps, one reservation with bot
 });
 
 test('auto: with few users the histogram alone gets the whole budget', async t => {
-  const { d, pretend } = await deployment(t);
+  const { d, pretend } = await pretendDeployment(t);
   const round = await d.run([auto]);
   assert.equal(pretend.asked[0]!.steps, undefined);
   assert.match(JSON.stringify(workOf(round).notes), /the histogram alone|histogram of tokens alone/);
@@ -283,7 +223,7 @@ test('auto: with few users the histogram alone gets the whole budget', async t =
 });
 
 test('too little stands out of the noise: rejected with the reason, no candidate, the histogram alone is charged', async t => {
-  const { d, pretend } = await deployment(t, { settings: { 'privacy.expected_users': 100_000 } });
+  const { d, pretend } = await pretendDeployment(t, { settings: { 'privacy.expected_users': 100_000 } });
   pretend.answer = () => ({
     nothing: 'too little to publish: 3 tokens stood out',
     steps: 0,
