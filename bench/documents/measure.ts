@@ -38,6 +38,9 @@ const FLOORS: Readonly<Record<string, number>> = {
   '9003/2': 50,
 };
 
+/** Where the counts are cut in parts, so that sizes share them and a run that was cut off goes on. */
+const COUNTED = [1000, 3000, 5000, 7000];
+
 interface Cell {
   readonly units: number;
   readonly epsilon: number;
@@ -104,16 +107,25 @@ export async function measure({ args, quick, log }: BenchOptions): Promise<Row[]
     .names()
     .reduce((sum, key) => sum + checkpoint.weights.shape(key).reduce((a, b) => a * b, 1), 0);
 
+  // The counts of some units are the same at every epsilon and seed: the noise is not. They add up, and each part is kept.
   const counted = new Map<number, VocabularyCounts>();
-  // The counts of some units are the same at every epsilon and seed: the noise is not.
-  const countsOf = async (n: number, plan: DpPlan): Promise<VocabularyCounts> => {
+  const countsOf = async (n: number, planOf: (units: number) => DpPlan): Promise<VocabularyCounts> => {
     const known = counted.get(n);
     if (known !== undefined) return known;
-    const counts = await keptCounts(folder, `${corpus}-${textsId(texts.train)}-counts-${n}`, () =>
-      countVocabulary({ model, units: all.slice(0, n), plan, publicText, lower: { cache, from } }),
-    );
-    counted.set(n, counts);
-    return counts;
+    let counts: VocabularyCounts | undefined;
+    const ends = [...COUNTED.filter(end => end < n), n];
+    for (const [i, to] of ends.entries()) {
+      const start = i === 0 ? 0 : ends[i - 1]!;
+      const part = await keptCounts(folder, `${corpus}-${textsId(texts.train)}-counts-${start}-${to}`, () =>
+        countVocabulary({
+          ...{ model, units: all.slice(start, to), plan: planOf(to - start), publicText, lower: { cache, from } },
+          onProgress: (done, total) => log(`counted ${start + done} of ${start + total} units`),
+        }),
+      );
+      counts = counts === undefined ? part : added(counts, part);
+    }
+    counted.set(n, counts!);
+    return counts!;
   };
 
   const one = async ({ units: n, epsilon, seed }: Cell): Promise<void> => {
@@ -121,19 +133,20 @@ export async function measure({ args, quick, log }: BenchOptions): Promise<Row[]
     const planOf = (
       change: { steps: number; sampleRate: number; noiseMultiplier: number; clip: DpPlan['clip'] },
       part: number,
+      units = n,
     ) =>
       makePlan({
-        units: n,
-        expectedUnits: n,
+        units,
+        expectedUnits: units,
         delta: DELTA,
         unit: 'user',
         seed: Uint8Array.from({ length: 32 }, (_, i) => (i === 0 ? seed : part)),
         ...change,
       });
-    const histogram = (share: number) =>
+    const histogram = (share: number, units = n) =>
       planOf(
         { steps: 1, sampleRate: 1, noiseMultiplier: histogramNoise(epsilon, DELTA, share), clip: HISTOGRAM_CLIP },
-        1,
+        ...([1, units] as const),
       );
     const cell = `${n} units, epsilon ${epsilon}, seed ${seed}`;
     const report = async (
@@ -162,7 +175,7 @@ export async function measure({ args, quick, log }: BenchOptions): Promise<Row[]
       shape: shapeOf(config, parameters),
     });
     const started = performance.now();
-    const counts = await countsOf(n, histogram(1));
+    const counts = await countsOf(n, units => histogram(1, units));
     if (values.histogram || choice.method === 'bias') {
       const alone = await trainDocuments({ model, units, histogram: { plan: histogram(1), counts } });
       await report(
@@ -212,3 +225,9 @@ export async function measure({ args, quick, log }: BenchOptions): Promise<Row[]
 
 const say = ({ all, rest }: Perplexities): string =>
   `perplexity ${all.toFixed(2)} (${rest.toFixed(2)} without first tokens)`;
+
+const added = (a: VocabularyCounts, b: VocabularyCounts): VocabularyCounts => ({
+  ...a,
+  sum: a.sum.map((value, i) => value + b.sum[i]!),
+  units: a.units + b.units,
+});
