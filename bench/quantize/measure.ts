@@ -3,7 +3,7 @@ import { basename, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { cacheFolder } from '../../src/base/settings.ts';
 import { quantizeModel } from '../../src/learn/compress/quantize.ts';
-import { perplexity, type TextLoss } from '../../src/learn/metrics/perplexity.ts';
+import { perplexity, perplexityChange, type TextLoss } from '../../src/learn/metrics/perplexity.ts';
 import { resolveBase } from '../../src/learn/model/base.ts';
 import { loadEngineModel, scoreTokens } from '../../src/learn/model/engine/index.ts';
 import { openModel } from '../../src/learn/model/open.ts';
@@ -62,7 +62,8 @@ export async function measure(options: BenchOptions): Promise<Row[]> {
     const losses = await lossesOf(files[i]!, texts);
     first ??= losses;
     const { perplexity: value, perplexityError } = perplexity(losses);
-    const { change, error } = paired(first, losses);
+    const { change, standardError } = perplexityChange(first, losses)!;
+    const error = standardError ?? Number.NaN;
     rows.push(
       { what: `${type}: size`, value: statSync(files[i]!).size / 1e6, unit: 'MB' },
       { what: `${type}: perplexity`, value: value!, unit: '', detail: `+- ${perplexityError!.toFixed(2)}` },
@@ -90,15 +91,4 @@ async function lossesOf(path: string, texts: readonly string[]): Promise<TextLos
   } finally {
     model.dispose();
   }
-}
-
-/** Relative change of the perplexity, with the standard error of the texts' differences: much smaller than that of either. */
-function paired(from: readonly TextLoss[], to: readonly TextLoss[]): { change: number; error: number } {
-  const tokens = from.reduce((sum, text) => sum + text.tokens, 0);
-  const differences = from.map((text, i) => to[i]!.nll - text.nll);
-  const mean = differences.reduce((a, b) => a + b, 0) / tokens;
-  const residual = differences.reduce((sum, d, i) => sum + (d - mean * from[i]!.tokens) ** 2, 0);
-  const n = from.length;
-  const change = Math.expm1(mean);
-  return { change, error: ((1 + change) * Math.sqrt((residual * n) / (n - 1))) / tokens };
 }

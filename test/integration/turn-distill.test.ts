@@ -1,5 +1,10 @@
 import assert from 'node:assert/strict';
+import { readdirSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import test from 'node:test';
+import { measure } from '../../src/cli/eval-perplexity.ts';
+import type { Card } from '../../src/learn/model/version.ts';
+import { PUBLIC_SENTENCES } from '../../src/learn/training/public-text.ts';
 import { answers, champion } from '../support/champion.ts';
 import { startTestDaemon, testFolder } from '../support/daemon.ts';
 import { roundDeployment } from '../support/rounds.ts';
@@ -30,6 +35,26 @@ gate:
   const [, first, last] = /: ([\d.]+) to ([\d.]+) nats/.exec(said)!;
   t.diagnostic(said);
   assert.ok(Number(last) < 0.9 * Number(first));
+  // The card says what each step cost, on sentences that need nobody's documents.
+  const [slim] = (await daemon.get('/v1/admin/versions')) as { evaluation: Card }[];
+  const { compressed = [], ...card } = slim!.evaluation;
+  assert.deepEqual(
+    compressed.map(({ step }) => step),
+    ['prune', 'distill', 'quantize'],
+  );
+  const [pruned, taught, shorter] = compressed;
+  assert.equal(taught!.perplexity_before, pruned!.perplexity);
+  assert.equal(shorter!.perplexity_before, taught!.perplexity);
+  assert.ok(Math.abs(pruned!.change - (pruned!.perplexity / pruned!.perplexity_before - 1)) < 1e-9);
+  // q8_0 keeps nearly all; the file itself, read again, agrees with what the card says.
+  assert.ok(Math.abs(shorter!.change) < 0.05 && shorter!.change_standard_error! > 0);
+  const [file] = readdirSync(data, { recursive: true, encoding: 'utf8' })
+    .map(name => join(data, name))
+    .filter(path => statSync(path).isFile() && Math.abs(statSync(path).size / 1e6 - card.size_mb) < 1e-9);
+  const lines = join(data, 'sentences.txt');
+  writeFileSync(lines, PUBLIC_SENTENCES.slice(0, 48).join('\n'));
+  const read = await measure({ model: file!, file: lines });
+  assert.ok(Math.abs(read.total.perplexity! / shorter!.perplexity - 1) < 1e-6);
   await answers(daemon, 2);
 });
 

@@ -71,3 +71,30 @@ export function perplexity(texts: Iterable<TextLoss>): Perplexity {
   for (const text of texts) total.add(text);
   return total.value();
 }
+
+/** How a model's perplexity differs from another's on the same texts. */
+export interface PerplexityChange {
+  /** Relative: 0.02 is 2% more. */
+  readonly change: number;
+  /**
+   * First-order standard error of it, from the texts' differences: what is hard for both cancels, so it is much smaller than either
+   * perplexity's own. Null below two texts.
+   */
+  readonly standardError: number | null;
+}
+
+/** `before` and `after` score the same tokens of the same texts, in one order. Null without a scored token. */
+export function perplexityChange(
+  before: readonly Omit<TextLoss, 'bytes'>[],
+  after: readonly Omit<TextLoss, 'bytes'>[],
+): PerplexityChange | null {
+  const tokens = before.reduce((sum, text) => sum + text.tokens, 0);
+  if (tokens === 0) return null;
+  const differences = before.map((text, i) => after[i]!.nll - text.nll);
+  const mean = differences.reduce((a, b) => a + b, 0) / tokens;
+  const change = Math.expm1(mean);
+  const n = before.filter(text => text.tokens > 0).length;
+  if (n < 2) return { change, standardError: null };
+  const residual = differences.reduce((sum, d, i) => sum + (d - mean * before[i]!.tokens) ** 2, 0);
+  return { change, standardError: ((1 + change) * Math.sqrt((residual * n) / (n - 1))) / tokens };
+}

@@ -62,4 +62,16 @@ export interface Card {
   readonly parameters: number;
   readonly size_mb: number;
   readonly tokens_per_second: number | null;
+  /** Of a version that was made smaller: what each step did to the perplexity of public sentences, there being no documents needed. */
+  readonly compressed?: readonly CompressionFigure[];
+}
+
+export interface CompressionFigure {
+  readonly step: 'prune' | 'distill' | 'quantize';
+  /** Of the sentences that come with learnd, before and after the step. */
+  readonly perplexity_before: number;
+  readonly perplexity: number;
+  /** Relative, with the standard error of the sentences' differences. */
+  readonly change: number;
+  readonly change_standard_error: number | null;
 }

@@ -1,7 +1,8 @@
 import { join } from 'node:path';
-import type { VersionManifest } from '../../learn/model/version.ts';
+import { perplexity, perplexityChange } from '../../learn/metrics/perplexity.ts';
+import type { CompressionFigure, VersionManifest } from '../../learn/model/version.ts';
 import { PUBLIC_SENTENCES } from '../../learn/training/public-text.ts';
-import type { ModelResult } from '../../learn/worker/types.ts';
+import type { ModelResult, TextScore } from '../../learn/worker/types.ts';
 import { publicTexts } from '../../store/round-rows.ts';
 import { noteProgress, type RoundRow } from '../../store/rounds.ts';
 import { failed } from './check.ts';
@@ -15,6 +16,9 @@ import { workOf } from './work.ts';
 /** Newest documents of public sources that calibration looks at, beside the sentences that come with learnd. */
 const CALIBRATION_DOCUMENTS = 128;
 
+/** Needs nobody's documents, so a card can always say what a step cost. */
+const MEASURED_ON = PUBLIC_SENTENCES.slice(0, 48);
+
 /** Prunes, distils and quantizes by public text alone, which costs no privacy; heads name their own feature file and are carried over. */
 export function compressStep(ports: RoundPorts): Step {
   return async (round, signal) => {
@@ -25,14 +29,33 @@ export function compressStep(ports: RoundPorts): Step {
     const worker = ports.openWorker();
     const call = { signal, onProgress: (progress: unknown) => note(ports, round, progress) };
     const notes: string[] = [...(workOf(round).notes ?? [])];
+    const compressed: CompressionFigure[] = [];
     let next: VersionManifest = manifest;
-    const take = async (result: ModelResult): Promise<void> => {
+    const score = async (): Promise<readonly TextScore[]> => {
+      const scores = await worker.perplexity(await languageFiles(ports.artifacts, next), MEASURED_ON, { signal });
+      if (!scores.every(({ nll }) => Number.isFinite(nll)))
+        throw failed('the smaller model gives losses that are not finite');
+      return scores;
+    };
+    let scores: readonly TextScore[];
+    const take = async (step: CompressionFigure['step'], result: ModelResult): Promise<void> => {
       const { adapter: _, ...rest } = next;
       const blob = await keep(ports.artifacts, result.file, 'gguf');
       next = { ...rest, model: { ...blob, quantization: result.quantization, parameters: result.parameters } };
       notes.push(...result.notes);
+      const after = await score();
+      const { change, standardError } = perplexityChange(scores, after)!;
+      compressed.push({
+        step,
+        perplexity_before: perplexity(scores).perplexity!,
+        perplexity: perplexity(after).perplexity!,
+        change,
+        change_standard_error: standardError,
+      });
+      scores = after;
     };
     try {
+      scores = await score();
       if (prune) {
         const before = next.model.parameters;
         const calibration = [...PUBLIC_SENTENCES, ...(await publicTexts(ports.db, CALIBRATION_DOCUMENTS))];
@@ -44,32 +67,26 @@ export function compressStep(ports: RoundPorts): Step {
         );
         if (!(result.parameters < before))
           throw failed(`pruning left ${result.parameters} of ${before} parameters: nothing shrank`);
-        await take(result);
+        await take('prune', result);
       }
       if (distill) {
         if (next.adapter) next = await merged({ ports, worker, folder, call }, next);
         const { result, note: said } = await distilled({ ports, worker, folder, call }, distill, manifest, next);
-        await take(result);
+        await take('distill', result);
         notes.push(said);
       }
       if (quantize) {
         // Other weights under the same adapter would be another model than the one measured: the adapter goes in first.
         if (next.adapter) next = await merged({ ports, worker, folder, call }, next);
         const model = await ports.artifacts.path(next.model);
-        await take(await worker.call('quantize', { model, type: quantize, out: join(folder, 'quantized.gguf') }, call));
+        const out = join(folder, 'quantized.gguf');
+        await take('quantize', await worker.call('quantize', { model, type: quantize, out }, call));
       }
-      const scores = await worker.perplexity(
-        await languageFiles(ports.artifacts, next),
-        PUBLIC_SENTENCES.slice(0, 16),
-        { signal },
-      );
-      if (!scores.every(score => Number.isFinite(score.nll)))
-        throw failed('the smaller model gives losses that are not finite');
     } finally {
       await worker.close();
       await removeFolder(ports.settings.data, round.id);
     }
-    return { to: 'compressed', work: { manifest: next, notes } };
+    return { to: 'compressed', work: { manifest: next, notes, compressed } };
   };
 }
 

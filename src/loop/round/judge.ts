@@ -49,7 +49,7 @@ const unmeasured = (evaluation: unknown): boolean => {
 /** Champion and candidate on held-out users. A round that only measures ends here, with the champion's new card. */
 export function evaluateStep(ports: RoundPorts): Step {
   return async (round, signal) => {
-    const { manifest, constraints = [] } = workOf(round);
+    const { manifest, constraints = [], compressed } = workOf(round);
     const parent = await getVersion(ports.db, round.parent!);
     const worker = ports.openWorker();
     try {
@@ -87,7 +87,8 @@ export function evaluateStep(ports: RoundPorts): Step {
         { champion, candidate },
         call,
       );
-      const measured: Figures = { champion: champion.card, candidate: candidate.card, seed: seedOf(candidate) };
+      const card: Card = { ...candidate.card, ...(compressed && { compressed }) };
+      const measured: Figures = { champion: champion.card, candidate: card, seed: seedOf(candidate) };
       return {
         to: 'evaluated',
         work: { measured, ...(constrained.length > 0 && { constrained }) },

@@ -1,7 +1,7 @@
 /** What `rounds.work` holds: everything a resumed round needs, and no private text. */
 
 import type { Seed } from '../../events/holdout.ts';
-import type { Card, VersionManifest } from '../../learn/model/version.ts';
+import type { Card, CompressionFigure, VersionManifest } from '../../learn/model/version.ts';
 import type { Mechanism } from '../../learn/privacy/mechanism.ts';
 import type { ConstraintReport, ConstraintSpec } from '../../learn/training/constraints/spec.ts';
 import type { Gaps } from '../../learn/training/pretrain-examples.ts';
@@ -102,6 +102,8 @@ export interface RoundWork {
   /** Set before the first noised step can have happened. */
   readonly begun?: boolean;
   readonly trained?: readonly Trained[];
+  /** Of pruning, distillation and quantization; goes onto the candidate's card. */
+  readonly compressed?: readonly CompressionFigure[];
   /** The candidate as far as it is made. */
   readonly manifest?: VersionManifest;
   readonly measured?: Figures;
