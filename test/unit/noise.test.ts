@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { keyFor, SecureStream, streamFor } from '../../src/learn/privacy/noise.ts';
-import { expectNoise, takeAhead, takeNoise } from '../../src/learn/privacy/noise-ahead.ts';
+import { expectNoise, takeAhead, takeNoise, takeNoiseTensor } from '../../src/learn/privacy/noise-ahead.ts';
 
 const seed = new Uint8Array(32).fill(5);
 const N = 1_000_000;
@@ -101,6 +101,17 @@ test('the second thread makes the same numbers; a part it has not begun, or of a
   assert.deepEqual(takeNoise(part('c')), wanted('c'));
   assert.deepEqual(takeNoise(part('b', 10)), wanted('b', 10));
   assert.deepEqual(takeNoise(part('b')), wanted('b'));
+  // A tensor's numbers stay while it is not disposed, whatever is made meanwhile; then their memory may be used again.
+  const held = takeNoiseTensor(part('h'));
+  for (const purpose of ['i', 'j', 'k']) {
+    expectNoise([part(purpose), part(`${purpose} too`)]);
+    await new Promise(resolve => setTimeout(resolve, 100));
+    const next = takeNoiseTensor(part(purpose));
+    assert.deepEqual(next.dataSync(), wanted(purpose));
+    next.dispose();
+  }
+  assert.deepEqual(held.dataSync(), wanted('h'));
+  held.dispose();
   // An announcement that nobody comes for is in nobody's way.
   expectNoise([part('d'), part('e')]);
   expectNoise([part('f'), part('g')]);

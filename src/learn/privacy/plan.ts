@@ -17,12 +17,12 @@
  */
 import { randomBytes } from 'node:crypto';
 import { invalid, LearndError } from '../../base/errors.ts';
-import { type Tensor, tensorflow } from '../tensor/backend.ts';
+import type { Tensor } from '../tensor/backend.ts';
 import { epsilon as accountedEpsilon, noiseMultiplier as calibrate } from './accountant.ts';
 import { boundOf, type Clip, checkClip, clipFactor, type PlanState } from './clip.ts';
 import { checkMechanism, checkSampleRate, checkSteps, type Mechanism } from './mechanism.ts';
 import { keyFor, poissonSample, SEED_BYTES, streamFor } from './noise.ts';
-import { expectNoise, type NoisePart, takeNoise } from './noise-ahead.ts';
+import { expectNoise, type NoisePart, takeNoise, takeNoiseTensor } from './noise-ahead.ts';
 
 export type { Clip, PlanState } from './clip.ts';
 
@@ -168,14 +168,14 @@ export function makePlan(request: PlanRequest): DpPlan {
     bound.require(step);
     return { key: keyFor(seed, `noise:${step}:${part}`), n, std: gradientNoise * bound.at() };
   };
-  /** A step's noise for a part, handed out once. */
-  const noiseOnce = (step: number, n: number, part: string): Float32Array => {
+  /** The same, once. */
+  const noiseOnce = (step: number, n: number, part: string): NoisePart => {
     const own = noisePart(step, part, n);
     const purpose = `noise:${step}:${part}`;
     if (handedOut.has(purpose))
       throw new LearndError('internal', `noise of step ${step}${part && `, ${part},`} was handed out already`);
     handedOut.add(purpose);
-    return takeNoise(own);
+    return own;
   };
   return Object.freeze({
     unit,
@@ -206,9 +206,9 @@ export function makePlan(request: PlanRequest): DpPlan {
       return clipFactor(clip, bound.at(), norm);
     },
 
-    noise: (step: number, n: number, part = ''): Float32Array => noiseOnce(step, n, part),
+    noise: (step: number, n: number, part = ''): Float32Array => takeNoise(noiseOnce(step, n, part)),
 
-    noiseTensor: (step: number, n: number, part = ''): Tensor => tensorflow().tensor1d(noiseOnce(step, n, part)),
+    noiseTensor: (step: number, n: number, part = ''): Tensor => takeNoiseTensor(noiseOnce(step, n, part)),
 
     expectNoise(step: number, parts: Iterable<readonly [string, number]>): void {
       expectNoise(Array.from(parts, ([part, n]) => noisePart(step, part, n)));

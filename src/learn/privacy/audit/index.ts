@@ -11,6 +11,6 @@ export {
   oneRunGaussianEpsilon,
   oneRunPValue,
 } from './bounds.ts';
-export { exposure } from './exposure.ts';
+export { exposure, extrapolatedExposure } from './exposure.ts';
 export { contributionFinding, type Finding, noiseFinding } from './finding.ts';
 export { auroc, type Canary, type Curve, type Point, rocCurve, tprAtFpr } from './scores.ts';
