@@ -122,8 +122,17 @@ export function humanReport({ delta, epsilon: total, rounds, users, declarations
     audit === null
       ? 'no canary users yet'
       : `canary users: ${audit.right} of ${audit.canaries} guessed right in ${audit.rounds} rounds, so epsilon is at least ${audit.bound.toFixed(3)} ` +
-        `(so many can show at most ${audit.largest.toFixed(3)}; ${audit.claim.toFixed(3)} is claimed)${audit.frozen ? '; PUBLISHING IS FROZEN' : ''}`,
+        `(so many can show at most ${audit.largest.toFixed(3)}; ${audit.claim.toFixed(3)} is claimed)${audit.frozen ? '; PUBLISHING IS FROZEN' : ''}` +
+        exposed(audit.exposure),
   ].join('\n');
+}
+
+/** Rounds before this was told have none. */
+function exposed(of: CanaryAudit['exposure'] | undefined): string {
+  if (!of?.in) return '';
+  const bits = ({ rank, extrapolated }: NonNullable<typeof of.in>): string =>
+    `${rank.toFixed(1)} bits by rank, ${extrapolated.toFixed(1)} extrapolated`;
+  return `; exposure of those that took part ${bits(of.in)}${of.out ? `, of the others ${bits(of.out)}` : ''} (chance: 1)`;
 }
 
 export interface VerifiedLedger {

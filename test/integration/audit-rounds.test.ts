@@ -119,6 +119,8 @@ test('a round trains on the canaries that take part, keeps its evidence without 
   assert.deepEqual([audit!.rounds, audit!.canaries, audit!.frozen], [1, 4, false]);
   const line = lines.find(({ expression }) => expression === 'the canary audit')!;
   assert.equal(line.result, 'pass');
+  for (const side of [audit!.exposure.in, audit!.exposure.out])
+    if (side !== null) assert.ok(side.rank >= -0.1 && side.rank <= Math.log2(24) && side.extrapolated > 0);
   assert.match(line.reason!, /of 4 canaries of 1 rounds guessed right: epsilon is at least .* can show at most/);
   const sealed = (asked[0]!.steps!.noise as { seed: string }).seed;
   assert.ok(!JSON.stringify([facts, round.work]).includes(sealed));
@@ -133,6 +135,8 @@ test('a training that leaks: after some rounds the evidence passes the claim, an
     if (round.state !== 'rejected') continue;
     const { admitted, audit, lines } = round.verdict as Verdict;
     assert.ok(!admitted && audit!.bound > audit!.claim && audit!.right === audit!.canaries);
+    const { in: took, out } = audit!.exposure;
+    assert.ok(took!.rank > 4.5 && took!.extrapolated > 20 && out!.extrapolated < 6, JSON.stringify(audit!.exposure));
     assert.match(lines.at(-1)!.reason!, /publishing is frozen: the guarantee does not hold/);
   }
   assert.equal(states[0], 'published', 'four canaries can show too little');

@@ -7,6 +7,7 @@
  */
 import type { VersionManifest } from '../../learn/model/version.ts';
 import { guessedEpsilon, largestBound } from '../../learn/privacy/audit/bounds.ts';
+import { exposure, extrapolatedExposure } from '../../learn/privacy/audit/exposure.ts';
 import { type SecureStream, streamFor } from '../../learn/privacy/noise.ts';
 import type { FeedbackRow } from '../../learn/training/objectives/feedback.ts';
 import { PUBLIC_SENTENCES } from '../../learn/training/public-text.ts';
@@ -47,6 +48,8 @@ export interface CanaryRecord {
   readonly in: boolean;
   /** Standard deviations above the references. */
   readonly score: number;
+  /** Bits, by rank among the references and by the distribution fitted to them; absent where they are all the same. */
+  readonly exposure?: { readonly rank: number; readonly extrapolated: number };
 }
 
 /** From public constants and the sealed seed alone: a retry makes the same ones. None without noise. */
@@ -169,7 +172,14 @@ function records(kind: Training['kind'], { users, references }: Canaries, scores
   const held = scores.slice(users.length);
   const mean = held.reduce((sum, x) => sum + x, 0) / references.length;
   const deviation = Math.sqrt(held.reduce((sum, x) => sum + (x - mean) ** 2, 0) / (references.length - 1));
-  return users.map((user, i) => ({ kind, in: user.in, score: (scores[i]! - mean) / Math.max(deviation, 1e-9) }));
+  // Of losses: a high score is a low one.
+  const [losses, others] = [scores.map(score => -score), held.map(score => -score)];
+  const bits =
+    deviation > 1e-9 ? extrapolatedExposure(others, losses.slice(0, users.length), { few: true }) : undefined;
+  return users.map((user, i) => ({
+    ...{ kind, in: user.in, score: (scores[i]! - mean) / Math.max(deviation, 1e-9) },
+    ...(bits && { exposure: { rank: exposure(others, losses[i]!), extrapolated: bits[i]! } }),
+  }));
 }
 
 interface Entry {
@@ -201,7 +211,11 @@ export interface CanaryAudit {
   /** The largest epsilon that one of the rounds claims. */
   readonly claim: number;
   readonly frozen: boolean;
+  /** Bits, medians over those that took part and those that did not (chance: 1); null: none. It refutes nothing, it shows a trend. */
+  readonly exposure: { readonly in: Exposures | null; readonly out: Exposures | null };
 }
+
+type Exposures = NonNullable<CanaryRecord['exposure']>;
 
 const guessedRight = ({ in: was, score }: CanaryRecord): boolean => score >= GUESS_ABOVE === was;
 
@@ -239,7 +253,19 @@ function lookAt(entries: readonly Entry[], { look, delta }: { look: number; delt
     largest: largestBound(all.length, { significance, delta }),
     claim,
     frozen: bound > claim,
+    exposure: { in: medianExposure(all.filter(of => of.in)), out: medianExposure(all.filter(of => !of.in)) },
   };
+}
+
+function medianExposure(records: readonly CanaryRecord[]): Exposures | null {
+  const known = records.flatMap(({ exposure: of }) => (of ? [of] : []));
+  if (known.length === 0) return null;
+  const median = (of: (e: Exposures) => number): number => {
+    const sorted = known.map(of).sort((a, b) => a - b);
+    const middle = sorted.length / 2;
+    return (sorted[Math.ceil(middle) - 1]! + sorted[Math.floor(middle)]!) / 2;
+  };
+  return { rank: median(({ rank }) => rank), extrapolated: median(({ extrapolated }) => extrapolated) };
 }
 
 /** As a line of the gate. */

@@ -28,12 +28,14 @@ export function logSkewNormalCdf(x: number, { shape, location, scale }: SkewNorm
   const log = (t: number): number => logDensity(t, shape);
   const mode = modeOf(shape);
   const top = log(Math.min(z, mode));
-  let width = 1e-3;
   const from = Math.min(z, mode);
+  // As steep as a normal density with the shape's factor is there, at most.
+  let width = 1 / (1 + (1 + shape * shape) * Math.abs(from));
   while (log(from - width) > top - NOTHING) width *= 1.5;
   const density = (t: number): number => Math.exp(log(t) - top);
   // In the thin tail all of the mass is beside z.
-  const mass = integral(density, from - width, z, 48);
+  const tolerance = 1e-11 + 1e-15 * Math.abs(top);
+  const mass = integral(density, from - width, z, tolerance);
   return Math.min(0, top + Math.log(mass));
 }
 
@@ -48,22 +50,24 @@ function modeOf(shape: number): number {
   return (low + high) / 2;
 }
 
-/** Adaptive Simpson's rule over so many pieces, of a function whose largest value is about 1. */
-function integral(f: (t: number) => number, from: number, to: number, pieces: number): number {
-  const step = (to - from) / pieces;
+const PIECES = 48;
+
+/** Adaptive Simpson's rule, of a function whose largest value is about 1 and which is known to `tolerance`. */
+function integral(f: (t: number) => number, from: number, to: number, tolerance: number): number {
+  const step = (to - from) / PIECES;
   let sum = 0;
   const refine = (a: number, b: number, fa: number, fm: number, fb: number, whole: number, depth: number): number => {
     const m = (a + b) / 2;
     const [left, right] = [f((a + m) / 2), f((m + b) / 2)];
     const halves = [((m - a) / 6) * (fa + 4 * left + fm), ((b - m) / 6) * (fm + 4 * right + fb)] as const;
     const off = halves[0] + halves[1] - whole;
-    if (depth === 0 || Math.abs(off) <= 1e-12 * (b - a)) return halves[0] + halves[1] + off / 15;
+    if (depth === 0 || Math.abs(off) <= tolerance * (b - a)) return halves[0] + halves[1] + off / 15;
     return refine(a, m, fa, left, fm, halves[0], depth - 1) + refine(m, b, fm, right, fb, halves[1], depth - 1);
   };
-  for (let i = 0; i < pieces; i++) {
+  for (let i = 0; i < PIECES; i++) {
     const [a, b] = [from + i * step, from + (i + 1) * step];
     const [fa, fm, fb] = [f(a), f((a + b) / 2), f(b)];
-    sum += refine(a, b, fa, fm, fb, (step / 6) * (fa + 4 * fm + fb), 24);
+    sum += refine(a, b, fa, fm, fb, (step / 6) * (fa + 4 * fm + fb), 16);
   }
   return sum;
 }
