@@ -158,3 +158,14 @@ export type ActionName = keyof typeof ACTIONS;
 export type Action = { [K in ActionName]: { readonly do: K } & Readonly<z.infer<(typeof ACTIONS)[K]>> }[ActionName];
 
 export type ActionOf<K extends ActionName> = Extract<Action, { do: K }>;
+
+/** What of `augment` this version cannot do: variants are made of labelled texts, for a head. */
+export function augmentNotBuilt(action: ActionOf<'finetune'>): string | undefined {
+  const { augment, data, method, objective, constraints = [] } = action;
+  if (augment !== true) return undefined;
+  if (data === 'documents') return 'finetune with augment on documents';
+  if (method !== 'auto' && method !== 'head') return `finetune with augment by method ${method}`;
+  if (objective !== 'auto' && objective !== 'classify') return `finetune with augment by ${objective}`;
+  // They count right answers of a user's own texts.
+  return constraints.length > 0 ? 'finetune with augment under constraints' : undefined;
+}

@@ -30,7 +30,7 @@ rules:
   - name: refresh-on-drift
     when: f1.alarm
     require: feedback.new >= 1200
-    do: [{ finetune: { data: feedback, method: auto, epsilon: 4, max_minutes: 2 } }]
+    do: [{ finetune: { data: feedback, method: auto, epsilon: 4, max_minutes: 2, augment: true } }]
     cooldown: 1h
 budget: { epsilon: 8, delta: 1e-6 }
 `;

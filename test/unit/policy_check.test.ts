@@ -294,7 +294,10 @@ test('noise may be left out only where settings declare a public source', () => 
 test('what is in the contract and not built is accepted with a warning', () => {
   for (const [action, what] of [
     ['{ prune: { ffn: 8, calibration: private } }', 'prune with private calibration'],
-    ['{ finetune: { data: feedback, epsilon: 1, augment: true } }', 'finetune with augment'],
+    [
+      '{ finetune: { data: feedback, method: norms, epsilon: 1, augment: true } }',
+      'finetune with augment by method norms',
+    ],
   ])
     assert.deepEqual(said(rule({ do: `[${action}]` }), 'warning'), [
       `4:9 ${what} is not available in this version: a round with it will be refused`,

@@ -53,7 +53,11 @@ test('what is not built is refused by name', () => {
         return true;
       },
     );
-  later([finetune({ augment: true })], /augment/);
+  later([finetune({ augment: true, method: 'lora' })], /augment by method lora/);
+  later([finetune({ augment: true, data: 'documents' })], /augment on documents/);
+  later([finetune({ augment: true, objective: 'instruct' })], /augment by instruct/);
+  const made = programOf([finetune({ augment: true })]);
+  assert.equal(made.kind === 'candidate' && made.finetunes[0]!.augment, true);
   later([quantize, prune], /quantize, prune/);
 });
 

@@ -76,7 +76,7 @@ export const HEAD_STEPS = 24;
 /** So low that nearly every gradient is scaled to this very length: hard and easy users count alike. */
 export const HEAD_CLIP: Clip = { kind: 'flat', bound: 0.02 };
 /** Examples of one user that count: their mean is one contribution, so more only cost time. */
-const MOST_EXAMPLES = 64;
+export const MOST_EXAMPLES = 64;
 /** Mean length of a row at the start: confident enough that gradients are about mistakes. */
 const START = 10;
 /** The last quarter of the iterates is averaged, which is post-processing. */

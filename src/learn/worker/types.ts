@@ -74,6 +74,8 @@ export interface Jobs {
       task: string;
       labels: readonly string[];
       examples: readonly (UnitText & { readonly label: string; readonly region?: string })[];
+      /** Each example stands beside this many variants of its text and counts with them as one example. */
+      augment?: number;
       /** A head released before on features of this very base and layer: the labels that it knows go on from it. */
       before?: { readonly file: string; readonly labels: readonly string[] };
       /** On recall and gaps of this task; the noise must have a share for counts. */

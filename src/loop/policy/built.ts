@@ -1,5 +1,5 @@
 import { type LearndError, laterVersion } from '../../base/errors.ts';
-import type { Action, ActionName } from '../../events/actions.ts';
+import { type Action, type ActionName, augmentNotBuilt } from '../../events/actions.ts';
 
 /** Actions that this version can carry out. Others parse, because the contract has them; a round that contains one is refused by name. */
 export const BUILT_ACTIONS: ReadonlySet<ActionName> = new Set([
@@ -19,9 +19,10 @@ export const BUILT_QUANTIZATIONS: ReadonlySet<string> = new Set(['f32', 'f16', '
 export function notBuilt(action: Action): LearndError | undefined {
   if (!BUILT_ACTIONS.has(action.do)) return laterVersion(`the action ${action.do}`);
   switch (action.do) {
-    case 'finetune':
-      if (action.augment === true) return laterVersion('finetune with augment');
-      return undefined;
+    case 'finetune': {
+      const missing = augmentNotBuilt(action);
+      return missing === undefined ? undefined : laterVersion(missing);
+    }
     case 'prune':
       return action.calibration === 'private' ? laterVersion('prune with private calibration') : undefined;
     case 'quantize':

@@ -1,4 +1,4 @@
-import { LearndError } from '../../base/errors.ts';
+import { LearndError, laterVersion } from '../../base/errors.ts';
 import { noiseMultiplier } from '../../learn/privacy/accountant.ts';
 import { isCounted } from '../../learn/training/constraints/spec.ts';
 import type { Queryable } from '../../store/database.ts';
@@ -22,6 +22,9 @@ export const SAID: Readonly<Record<Exclude<Objective, 'classify'>, readonly Said
 /** Public text in a step: 5% is usual for a weak shift (2403.08763). */
 const REPLAY = 0.05;
 
+/** Of each text, where the rule asks for augmentation: EDA's number for sets of a few thousand (1901.11196). */
+const VARIANTS = 4;
+
 /** Share of a step's privacy for counts of right answers, where a constraint asks for them: gradients get 5% more noise. */
 const COUNT_SHARE = 0.1;
 
@@ -44,6 +47,8 @@ export async function feedbackTrainings(
   delta: number,
 ): Promise<Planned> {
   const { objective, why } = await objectiveOf(ports, tx, finetune);
+  if (finetune.augment === true && objective !== 'classify')
+    throw laterVersion(`finetune with augment by ${objective}`);
   const perUnit = ports.settings.privacy.examples_per_user;
   if (objective === 'classify') {
     const { tasks: declared } = ports.settings;
@@ -60,7 +65,10 @@ export async function feedbackTrainings(
         : noise;
     const trainings = tasks.map(({ name: task, labels }): HeadTraining | FeedbackTraining =>
       method === 'auto' || method === 'head'
-        ? { kind: 'head', task, labels, minutes, noise: seeded(counted(task)) }
+        ? {
+            ...{ kind: 'head', task, labels, minutes, noise: seeded(counted(task)) },
+            ...(finetune.augment === true && { augment: VARIANTS }),
+          }
         : {
             ...base(finetune, method as FeedbackTraining['method'], objective),
             task,

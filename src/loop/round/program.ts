@@ -1,5 +1,5 @@
 import { invalid, LearndError, laterVersion } from '../../base/errors.ts';
-import type { Action, ActionOf } from '../../events/actions.ts';
+import { type Action, type ActionOf, augmentNotBuilt } from '../../events/actions.ts';
 import { type ConstraintSpec, declaredConstraint } from '../../learn/training/constraints/declared.ts';
 import type { Gaps } from '../../learn/training/pretrain-examples.ts';
 
@@ -27,6 +27,8 @@ export interface Finetune {
   readonly objective: 'auto' | 'next_token' | 'instruct' | 'classify' | 'preference';
   readonly epsilon: number | 'none';
   readonly minutes: number;
+  /** Variants of the labelled texts beside them. */
+  readonly augment?: boolean;
   /** Of pre-training that learns from gaps as well. */
   readonly gaps?: Gaps;
   /** Against forgetting; undefined: the default of the data. */
@@ -117,10 +119,12 @@ const PRETRAIN_MINUTES = 20;
 
 function finetune(action: ActionOf<'finetune'>): Finetune {
   const { data, epsilon, objective, method, replay, kl, ema, constraints = [] } = action;
-  if (action.augment === true) throw laterVersion('finetune with augment');
+  const missing = augmentNotBuilt(action);
+  if (missing !== undefined) throw laterVersion(missing);
   checkCombination(action);
   return {
     ...{ method, data, objective, epsilon, minutes: action.max_minutes },
+    ...(action.augment === true && { augment: true }),
     ...{ ...(replay !== undefined && { replay }), ...(kl !== undefined && { kl }), ...(ema !== undefined && { ema }) },
     constraints: constraints.map(declaredConstraint),
   };

@@ -212,6 +212,7 @@ async function trainHead(
       examples,
       ...(before && { before: { file: await ports.artifacts.path(before), labels: before.labels } }),
       ...(counted.length > 0 && { constraints: counted }),
+      ...(training.augment !== undefined && { augment: training.augment }),
       noise: noiseInput(training.noise),
       maxSeconds: training.minutes * 60,
       out: join(folder, 'head.safetensors'),

@@ -35,6 +35,8 @@ export interface HeadTraining extends TrainingBase {
   readonly task: string;
   readonly labels: readonly string[];
   readonly noise: Noise;
+  /** Variants of each text that count with it as one example. */
+  readonly augment?: number;
 }
 
 /**

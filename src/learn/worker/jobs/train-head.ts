@@ -1,8 +1,9 @@
 import { availableParallelism } from 'node:os';
 import { LearndError } from '../../../base/errors.ts';
+import { variantGroups } from '../../augment/index.ts';
 import { headScores, readHead, saveHead } from '../../model/head.ts';
 import { SecureStream } from '../../privacy/index.ts';
-import { type HeadUnit, labelSentences, trainHead as train } from '../../training/head.ts';
+import { type HeadUnit, labelSentences, MOST_EXAMPLES, trainHead as train } from '../../training/head.ts';
 import { PUBLIC_SENTENCES } from '../../training/public-text.ts';
 import { requireAll } from '../../training/self-check.ts';
 import { headFindings } from '../../training/self-check-head.ts';
@@ -79,8 +80,30 @@ export async function trainHead(input: Input, context: JobContext): Promise<Jobs
   };
 }
 
+/**
+ * Examples with variants of their texts, in the same unit and as many for each: a unit's gradient, the mean over its examples, is then the
+ * mean over each one's variants before it is clipped, and no example gains influence. The sealed seed makes a retry see the same ones.
+ */
+async function withVariants({ examples, augment: most = 0, labels, noise }: Input): Promise<Input['examples']> {
+  const sizes = new Map<string, number>();
+  for (const { unit } of examples) sizes.set(unit, (sizes.get(unit) ?? 0) + 1);
+  const busiest = Math.max(1, ...sizes.values());
+  // No example of a unit may fall out of those that count.
+  const count = Math.min(most, Math.floor(MOST_EXAMPLES / busiest) - 1);
+  if (count < 1) return examples;
+  const groups = await variantGroups(
+    examples.map(example => example.text),
+    { seed: `augment:${noise.seed}`, count, labels },
+  );
+  return examples.flatMap((example, i) =>
+    Array.from({ length: count + 1 }, (_, n) => ({ ...example, text: groups[i]![n % groups[i]!.length]! })),
+  );
+}
+
 /** One unit a user, in the order they come: the plan draws them by index. */
-async function unitsOf({ features, examples, labels }: Input, context: JobContext): Promise<HeadUnit[]> {
+async function unitsOf(input: Input, context: JobContext): Promise<HeadUnit[]> {
+  const { features, labels } = input;
+  const examples = await withVariants(input);
   const found = await extract(
     features,
     examples.map(example => example.text),
