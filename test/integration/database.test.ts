@@ -8,7 +8,7 @@ import { CHANNEL, connect, json, notify, storable, waitForDatabase } from '../..
 import { testDatabase, testServers } from '../support/database.ts';
 
 const until = async (what: string, done: () => boolean): Promise<void> => {
-  for (let n = 0; n < 500; n++) {
+  for (let n = 0; n < 3_000; n++) {
     if (done()) return;
     await sleep(10);
   }
@@ -68,13 +68,20 @@ for (const server of testServers()) {
     const db = await testDatabase(t, { server });
     await db.query(`insert into facts values ('n', '0'), ('m', '0')`);
     let tries = 0;
+    // All have read before the first one writes, so three of them come too late.
+    let read = 0;
+    let go = (): void => undefined;
+    const allHaveRead = new Promise<void>(resolve => {
+      go = resolve;
+    });
     await Promise.all(
       Array.from({ length: 4 }, () =>
         db.tx(
           async tx => {
             tries += 1;
             const { rows } = await tx.query<{ value: number }>(`select value from facts where key = 'n'`);
-            await sleep(5);
+            if (++read === 4) go();
+            await allHaveRead;
             await tx.query(`update facts set value = to_jsonb($1::int) where key = 'n'`, [rows[0]!.value + 1]);
           },
           { isolation: 'serializable' },
@@ -109,7 +116,7 @@ for (const server of testServers()) {
       `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and query ilike 'listen%'`,
     );
     assert.equal(rowCount, 1);
-    for (let n = 0; n < 300 && seen.length < 2; n++) {
+    for (let n = 0; n < 1_500 && seen.length < 2; n++) {
       await notify(db, 'policy');
       await sleep(20);
     }

@@ -150,8 +150,14 @@ test('kill -9 of the engine, of the trainer, of PostgreSQL', { timeout: 600_000 
         [acknowledged],
       );
       assert.equal(rows[0]!.n, acknowledged.length, 'every acknowledged event is stored once');
-      const answers = await db.query<{ n: number }>('select count(*) as n from exchanges');
-      await eventually('answers are stored', async () => (answers.rows[0]!.n >= streamed.length ? true : undefined), 1);
+      await eventually(
+        'answers are stored',
+        async () => {
+          const answers = await db.query<{ n: number }>('select count(*) as n from exchanges');
+          return answers.rows[0]!.n >= streamed.length ? true : undefined;
+        },
+        20_000,
+      );
     });
     assert.deepEqual(
       streamed.filter(answer => answer.error !== undefined),

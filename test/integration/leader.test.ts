@@ -12,7 +12,7 @@ const cutLeader = `select pg_terminate_backend(pid) from pg_locks where locktype
   and database = (select oid from pg_database where datname = current_database()) and objid = 514064386`;
 
 async function until(what: string, done: () => boolean): Promise<void> {
-  for (let n = 0; n < 500; n++) {
+  for (let n = 0; n < 3_000; n++) {
     if (done()) return;
     await sleep(10);
   }

@@ -20,7 +20,7 @@ import { testDatabase } from '../support/database.ts';
 const settings = { tasks: [{ name: 'intent', labels: ['a', 'b'] }], sources: [] };
 const rules = (name: string, when = 'f1.alarm') => `rules:\n  - { name: ${name}, when: "${when}", do: [evaluate] }\n`;
 
-async function until(what: () => boolean, ms = 5000): Promise<void> {
+async function until(what: () => boolean, ms = 30_000): Promise<void> {
   for (const end = Date.now() + ms; !what(); await new Promise(resolve => setTimeout(resolve, 10)))
     if (Date.now() > end) throw new Error('it did not happen in time');
 }

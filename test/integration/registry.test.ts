@@ -189,7 +189,7 @@ for (const server of testServers()) {
       ...['published', 'published', 'published'],
       ...['promoted', 'promoted', 'promoted', 'rolled-back', 'rolled-back', 'promoted', 'rolled-back'],
     ]);
-    for (let n = 0; n < 200 && told.length < 7; n++) await new Promise(resolve => setTimeout(resolve, 10));
+    for (let n = 0; n < 3_000 && told.length < 7; n++) await new Promise(resolve => setTimeout(resolve, 10));
     assert.deepEqual(told, Array(7).fill('alias'));
   });
 

@@ -360,7 +360,7 @@ test('answers go on while the store is down, are stored when it is back, and /re
   assert.match(String(ready.reasons), /2 answers wait to be stored.*the database is down/);
   assert.equal((await s.post('/v1/feedback', { type: 'learnd.feedback.rating' })).status, 500);
   s.ports.storeUp = true;
-  for (let n = 0; n < 50 && s.ports.exchanges.size < 3; n++) await sleep(50);
+  for (let n = 0; n < 600 && s.ports.exchanges.size < 3; n++) await sleep(50);
   assert.equal(s.ports.exchanges.size, 3);
   assert.equal((await s.request('/readyz')).status, 200);
 });
@@ -369,7 +369,7 @@ test('stopping lets answers in flight finish and accepts no new ones', async t =
   const s = await startServing(t, { serve: { context: 1024 } });
   await s.serving.setChampion(await s.version(1, { says: 'f' }));
   const answer = s.post('/v1/responses', { input: 'x', max_output_tokens: 300 });
-  for (let n = 0; n < 100 && s.ports.served.length === 0 && s.serving.versions.loaded()[0]?.inUse !== 1; n++)
+  for (let n = 0; n < 5_000 && s.ports.served.length === 0 && s.serving.versions.loaded()[0]?.inUse !== 1; n++)
     await sleep(5);
   const closed = s.serving.close();
   const whole = await json(await answer);

@@ -46,7 +46,7 @@ class Client {
   }
 
   async until(check: (frame: Frame) => boolean): Promise<Frame> {
-    for (let n = 0; n < 1_000; n++) {
+    for (let n = 0; n < 3_000; n++) {
       const found = this.frames.find(check);
       if (found !== undefined) return found;
       await sleep(10);
@@ -183,7 +183,7 @@ test('answers on one socket come one after the other, and end when the client le
   s.ports.reset();
   const client = await new Client().open();
   for (let n = 0; n < 3; n++) client.send({ type: 'response.create', input: `q${n}`, max_output_tokens: 20 });
-  for (let n = 0; n < 500 && client.frames.filter(frame => frame.type === 'response.incomplete').length < 3; n++)
+  for (let n = 0; n < 3_000 && client.frames.filter(frame => frame.type === 'response.incomplete').length < 3; n++)
     await sleep(10);
   const order = client.frames.filter(
     frame => frame.type === 'response.created' || frame.type === 'response.incomplete',
@@ -197,7 +197,7 @@ test('answers on one socket come one after the other, and end when the client le
   client.send({ type: 'response.create', input: 'never', max_output_tokens: 900 });
   await client.until(frame => frame.type === 'response.output_text.delta' && frame.sequence_number === 5);
   client.ws.terminate();
-  for (let n = 0; n < 200 && s.ports.served.length === 0; n++) await sleep(10);
+  for (let n = 0; n < 3_000 && s.ports.served.length === 0; n++) await sleep(10);
   await sleep(50);
   assert.deepEqual(
     s.ports.served.map(served => [served.cancelled, served.error]),
@@ -224,7 +224,7 @@ test('half a frame, a malformed one and an oversized one end that socket alone',
   await handshake(socket => socket.write(Buffer.from([0x83, 0x80, 0, 0, 0, 0]))); // a reserved opcode
   const client = await new Client().open();
   client.ws.send('x'.repeat(33 << 20));
-  for (let n = 0; n < 500 && client.closed === undefined; n++) await sleep(10);
+  for (let n = 0; n < 3_000 && client.closed === undefined; n++) await sleep(10);
   assert.equal(client.closed, 1009);
   const other = await new Client().open();
   other.send({ type: 'response.create', input: 'x', max_output_tokens: 2 });

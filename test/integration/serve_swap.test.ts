@@ -65,7 +65,7 @@ test('a swap under streaming clients: every answer whole and from one version, n
   const clients = Promise.all(['x', 'y', 'z'].map(input => streaming(input, stop.signal, seen)));
   const count = (version: string) => seen.filter(answer => answer.version === version).length;
   const until = async (version: string) => {
-    for (let n = 0; n < 500 && count(version) < 3; n++) await sleep(10);
+    for (let n = 0; n < 3_000 && count(version) < 3; n++) await sleep(10);
   };
   await until('tiny@1');
   const base = await s.version(2, { says: 'b' });
@@ -82,7 +82,7 @@ test('a swap under streaming clients: every answer whole and from one version, n
     assert.equal(answer.text, letters[answer.version]!.repeat(40), answer.version);
   }
   for (const version of Object.keys(letters)) assert.ok(count(version) >= 3, `${version}: ${count(version)} answers`);
-  await sleep(100);
+  for (let n = 0; n < 3_000 && s.serving.versions.loaded().some(({ inUse }) => inUse > 0); n++) await sleep(10);
   assert.deepEqual(
     s.serving.versions.loaded().map(({ version, role, inUse }) => [version, role, inUse]),
     [
@@ -96,7 +96,7 @@ test('a swap under streaming clients: every answer whole and from one version, n
 test('an answer in flight finishes on its version after the swap; an old version can still be asked for', async () => {
   await s.serving.setChampion(await s.version(11, { says: 'a' }));
   const long = s.post('/v1/responses', { input: 'q', max_output_tokens: 400 });
-  for (let n = 0; n < 200 && !s.serving.versions.loaded().some(v => v.version === 'tiny@11' && v.inUse > 0); n++)
+  for (let n = 0; n < 5_000 && !s.serving.versions.loaded().some(v => v.version === 'tiny@11' && v.inUse > 0); n++)
     await sleep(5);
   await s.serving.setChampion(await s.version(12, { says: 'b' }));
   const short = await json(await s.post('/v1/responses', { input: 'q', max_output_tokens: 3 }));
@@ -153,11 +153,11 @@ test('the engine killed in the middle of an answer: that answer fails, the next 
   const stop = new AbortController();
   const seen: Seen[] = [];
   const client = streaming('q', stop.signal, seen, 900);
-  for (let n = 0; n < 500 && !s.serving.versions.loaded().some(v => v.version === 'tiny@41' && v.inUse > 0); n++)
+  for (let n = 0; n < 5_000 && !s.serving.versions.loaded().some(v => v.version === 'tiny@41' && v.inUse > 0); n++)
     await sleep(5);
   await sleep(30);
   process.kill(s.serving.engine.pid!, 'SIGKILL');
-  for (let n = 0; n < 500 && seen.length === 0; n++) await sleep(10);
+  for (let n = 0; n < 3_000 && seen.length === 0; n++) await sleep(10);
   assert.equal(seen[0]?.end, 'response.failed');
   assert.equal(seen[0]?.version, 'tiny@41');
   stop.abort();
@@ -186,6 +186,6 @@ test('the engine ends by itself when the process that started it is killed', asy
   };
   assert.ok(pid > 0 && alive());
   parent.kill('SIGKILL');
-  for (let n = 0; n < 300 && alive(); n++) await sleep(20);
+  for (let n = 0; n < 1_500 && alive(); n++) await sleep(20);
   assert.ok(!alive());
 });

@@ -141,7 +141,7 @@ test('exchanges: kept in order while the store is down, each stored once when it
   assert.match(exchanges.trouble ?? '', /3 answers wait to be stored: down/);
   assert.equal((await exchanges.load('b'))?.responseId, 'b');
   down = false;
-  for (let n = 0; n < 100 && exchanges.trouble !== undefined; n++) await sleep(20);
+  for (let n = 0; n < 1_500 && exchanges.trouble !== undefined; n++) await sleep(20);
   await exchanges.save(exchange('d'));
   assert.deepEqual(stored, ['a', 'b', 'c', 'd']);
   assert.equal(await exchanges.load('b'), undefined, 'what the store had and has no longer is not given from memory');
