@@ -204,7 +204,9 @@ export class BookkeepingSink implements GradientSink {
       const sum = (parts: Tensor[], shape: number[]) => tf.addN([tf.zeros(shape), ...parts]).dataSync();
       return [sum(this.#squares, [units]), sum(products, [units, units])];
     });
-    const found = Array.from(ofMatrices, (square, unit) => Math.sqrt(Math.max(0, square + direct[unit * (units + 1)]!)));
+    const found = Array.from(ofMatrices, (square, unit) =>
+      Math.sqrt(Math.max(0, square + direct[unit * (units + 1)]!)),
+    );
     for (const square of this.#squares) square.dispose();
     this.#squares.length = 0;
     return found;

@@ -82,22 +82,28 @@ export async function trainHead(input: Input, context: JobContext): Promise<Jobs
 
 /**
  * Examples with variants of their texts, in the same unit and as many for each: a unit's gradient, the mean over its examples, is then the
- * mean over each one's variants before it is clipped, and no example gains influence. The sealed seed makes a retry see the same ones.
+ * mean over each one's variants before it is clipped, and no example gains influence. How many follows from the unit's own number of
+ * examples alone: were it the busiest unit's, that one would change what all others give. The sealed seed makes a retry see the same ones.
  */
-async function withVariants({ examples, augment: most = 0, labels, noise }: Input): Promise<Input['examples']> {
+export async function withVariants({
+  examples,
+  augment: most = 0,
+  labels,
+  noise,
+}: Pick<Input, 'examples' | 'augment' | 'labels' | 'noise'>): Promise<Input['examples']> {
+  if (most < 1) return examples;
   const sizes = new Map<string, number>();
   for (const { unit } of examples) sizes.set(unit, (sizes.get(unit) ?? 0) + 1);
-  const busiest = Math.max(1, ...sizes.values());
-  // No example of a unit may fall out of those that count.
-  const count = Math.min(most, Math.floor(MOST_EXAMPLES / busiest) - 1);
-  if (count < 1) return examples;
   const groups = await variantGroups(
     examples.map(example => example.text),
-    { seed: `augment:${noise.seed}`, count, labels },
+    { seed: `augment:${noise.seed}`, count: most, labels },
   );
-  return examples.flatMap((example, i) =>
-    Array.from({ length: count + 1 }, (_, n) => ({ ...example, text: groups[i]![n % groups[i]!.length]! })),
-  );
+  return examples.flatMap((example, i) => {
+    // No example of a unit may fall out of those that count.
+    const room = Math.floor(MOST_EXAMPLES / sizes.get(example.unit)!) - 1;
+    const count = Math.max(0, Math.min(most, room));
+    return Array.from({ length: count + 1 }, (_, n) => ({ ...example, text: groups[i]![n % groups[i]!.length]! }));
+  });
 }
 
 /** One unit a user, in the order they come: the plan draws them by index. */
