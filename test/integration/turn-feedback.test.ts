@@ -2,11 +2,12 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import type { RoundRow } from '../../src/store/rounds.ts';
 import { eventually, startTestDaemon, type TestDaemon, testFolder } from '../support/daemon.ts';
+import { writeTinyModel } from '../support/tiny-model.ts';
 
-/** Every kind of feedback on the scratch model: a rule starts each round, and the version it makes answers. */
+/** Every kind of feedback on a tiny model: a rule starts each round, and the version it makes answers. */
 
-const SETTINGS = `
-base: scratch
+const settings = (base: string) => `
+base: ${base}
 tasks: [{ name: tone, labels: [angry, happy] }]
 privacy: { expected_users: 14 }
 monitor: { every_seconds: 0.5, sample: 64, window: 50, minimum: 10 }
@@ -65,7 +66,9 @@ async function published(daemon: TestDaemon, version: number): Promise<RoundRow>
 test('corrections, then pairs and ratings, then labels: each becomes a version by its own rule', {
   timeout: 400_000,
 }, async t => {
-  const daemon = await startTestDaemon(t, { data: testFolder(t, 'said'), settings: SETTINGS, policies: POLICIES });
+  const data = testFolder(t, 'said');
+  const base = await writeTinyModel(data, 'base', 5);
+  const daemon = await startTestDaemon(t, { data, settings: settings(base), policies: POLICIES });
   await send(
     daemon,
     users((user, i) => event('correction', `c${i}`, { user, prompt: 'how are you?', ideal: 'Very well, thank you.' })),
