@@ -96,6 +96,8 @@ const finetune = z.strictObject({
   kl: z.number().min(0).max(100).optional(),
   /** Decay of an average of the iterates, which is then what is kept. */
   ema: z.number().min(0).lt(1).optional(),
+  /** Of a head: start from the champion's, label by label, instead of the labels' names. */
+  go_on: z.boolean().optional(),
   constraints: z.array(constraint).min(1).max(16).optional(),
 });
 

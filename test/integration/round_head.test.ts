@@ -65,7 +65,7 @@ test('a private head: better than label scoring on held-out users, served from i
   assert.equal((slim.verdict as Verdict).candidate.f1, candidate.f1);
 
   // The feature model was cut once.
-  const again = await d.run([{ ...finetune, epsilon: 0.3, augment: true }]);
+  const again = await d.run([{ ...finetune, epsilon: 0.3, augment: true, go_on: true }]);
   assert.equal(again.state, 'published');
   // So little budget teaches next to nothing: what it knows it has from the champion's head.
   assert.match(

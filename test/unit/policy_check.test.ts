@@ -236,6 +236,11 @@ const mistakes: Array<[what: string, text: string, expected: string[]]> = [
     ['4:49 documents have no labels: a head is trained on feedback'],
   ],
   [
+    'go_on without a head',
+    rule({ do: '[{ finetune: { data: documents, epsilon: 1, go_on: true } }]' }),
+    ['4:60 go_on is for heads; the language model always goes on from the champion'],
+  ],
+  [
     'rollback in a chain',
     rule({ do: '[{ prune: { ffn: 8 } }, rollback]' }),
     ['4:33 rollback makes no candidate: it stands alone, or beside notify'],

@@ -155,6 +155,8 @@ function meaningful(action: Action, path: Path, budget: number, to: Collector): 
     return wrong('method', 'a bias on the vocabulary is learned from documents');
   if (method === 'head' && objective !== 'auto' && objective !== 'classify')
     return wrong('objective', `a head only classifies: ${objective} needs norms, lora or full`);
+  if (action.go_on === true && (action.data === 'documents' || (method !== 'head' && method !== 'auto')))
+    return wrong('go_on', 'go_on is for heads; the language model always goes on from the champion');
   if (!constraintsMeaningful(action, path, to)) return false;
   if (action.data === 'feedback' && settings && settings.tasks.length === 0)
     to.warning(

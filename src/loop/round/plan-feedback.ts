@@ -68,6 +68,7 @@ export async function feedbackTrainings(
         ? {
             ...{ kind: 'head', task, labels, minutes, noise: seeded(counted(task)) },
             ...(finetune.augment === true && { augment: VARIANTS }),
+            ...(finetune.goOn === true && { goOn: true }),
           }
         : {
             ...base(finetune, method as FeedbackTraining['method'], objective),

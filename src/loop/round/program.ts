@@ -35,6 +35,8 @@ export interface Finetune {
   readonly replay?: number;
   readonly kl?: number;
   readonly ema?: number;
+  /** Heads start from the champion's. */
+  readonly goOn?: boolean;
   readonly constraints: readonly ConstraintSpec[];
 }
 
@@ -118,13 +120,14 @@ function pretrained(action: ActionOf<'pretrain'>): Finetune {
 const PRETRAIN_MINUTES = 20;
 
 function finetune(action: ActionOf<'finetune'>): Finetune {
-  const { data, epsilon, objective, method, replay, kl, ema, constraints = [] } = action;
+  const { data, epsilon, objective, method, replay, kl, ema, go_on: goOn, constraints = [] } = action;
   const missing = augmentNotBuilt(action);
   if (missing !== undefined) throw laterVersion(missing);
   checkCombination(action);
   return {
     ...{ method, data, objective, epsilon, minutes: action.max_minutes },
     ...(action.augment === true && { augment: true }),
+    ...(goOn !== undefined && { goOn }),
     ...{ ...(replay !== undefined && { replay }), ...(kl !== undefined && { kl }), ...(ema !== undefined && { ema }) },
     constraints: constraints.map(declaredConstraint),
   };

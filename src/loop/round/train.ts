@@ -200,7 +200,8 @@ async function trainHead(
   const { blob: features, layer } = await featureModel(context, manifest);
   // Released: going on from it is post-processing, whatever was paid for it.
   const old = manifest.heads[training.task];
-  const before = old?.base === manifest.base.sha256 && old.layer === layer ? old : undefined;
+  const fits = training.goOn === true && old?.base === manifest.base.sha256 && old.layer === layer;
+  const before = fits ? old : undefined;
   const result = await worker.call(
     'train-head',
     {

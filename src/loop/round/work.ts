@@ -37,6 +37,8 @@ export interface HeadTraining extends TrainingBase {
   readonly noise: Noise;
   /** Variants of each text that count with it as one example. */
   readonly augment?: number;
+  /** Start from the champion's head. */
+  readonly goOn?: boolean;
 }
 
 /**
