@@ -74,7 +74,7 @@ test('a private head: better than label scoring on held-out users, served from i
   );
   const kept = (again.verdict as Verdict).candidate.f1!;
   t.diagnostic(`a round at epsilon 0.3 that goes on: ${kept}`);
-  assert.ok(kept > candidate.f1! - 0.1, `${candidate.f1} -> ${kept}`);
+  assert.ok(kept > candidate.f1! - 0.2, `${candidate.f1} -> ${kept}`);
   assert.equal((await getVersion(d.db, 4)).manifest.heads.intent!.features.sha256, head.features.sha256);
   assert.deepEqual((await listLedger(d.db)).map(row => row.entry).reverse(), [
     'reserve',
