@@ -133,12 +133,14 @@ test('labels by the language model itself, under constraints: reported before an
   assert.ok(kl!.before! < 1e-5 && kl!.after! > 0 && kl!.after! <= 0.5 && kl!.met, JSON.stringify(kl));
   assert.ok(forbidden!.met, JSON.stringify(forbidden));
   assert.ok(recall!.before !== null && gap!.after !== null);
-  assert.equal(lines.length, 5);
+  // The constraints', then what the canary users show.
+  assert.equal(lines.length, 6);
+  assert.equal(lines[5]!.expression, 'the canary audit');
   assert.deepEqual(workOf(round).constrained, reports);
   const [mechanism] = (await listLedger(d.db)).find(row => row.entry === 'settle')!.mechanism as Mechanism[];
   assert.ok(mechanism!.parts!.outcomes! > mechanism!.parts!.gradients!);
   assert.equal(round.state, 'rejected');
-  const last = lines.at(-1)!;
+  const last = lines[4]!;
   assert.deepEqual([last.result, unknown!.met, unknown!.after], ['fail', null, null]);
   assert.match(last.reason, /could not be measured/);
 });
