@@ -18,7 +18,7 @@ import { writeLossCurve } from './loss-curve.ts';
 import { modelPath } from './model-path.ts';
 import { ensureNative } from './native.ts';
 import { utf8Text } from './text-lines.ts';
-import { peakRssMb } from './train.ts';
+import { peakRssMb } from './train-job.ts';
 import { checkOut, checkpointFolder } from './train-options.ts';
 import { interrupts, progressLines } from './train-progress.ts';
 

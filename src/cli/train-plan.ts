@@ -9,7 +9,7 @@ import type { OptimizerSettings, Schedule } from '../learn/training/optimizer.ts
 import { partSeed } from '../learn/training/seal.ts';
 import type { Method } from '../learn/training/trainables.ts';
 import { defaultOptimizer } from '../learn/training/trainer.ts';
-import type { Begun } from './train.ts';
+import type { Begun } from './train-job.ts';
 import { deltaOf, epsilonOf, type TrainOptions, targetsOf } from './train-options.ts';
 
 export interface TextData {

@@ -9,7 +9,7 @@ import { checkMemory, memoryNeed } from '../learn/training/memory.ts';
 import { checkVocabulary, checkWeights } from '../learn/training/preflight.ts';
 import { destroySeal, partSeed, seal, statePath } from '../learn/training/seal.ts';
 import { ensureNative } from './native.ts';
-import { type Begun, peakRssMb, type Trained, type TrainJob } from './train.ts';
+import { type Begun, peakRssMb, type Trained, type TrainJob } from './train-job.ts';
 import { decide, type Plans, plansOf, type TextData } from './train-plan.ts';
 import { interrupted, interrupts, progressLines } from './train-progress.ts';
 

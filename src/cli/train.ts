@@ -6,45 +6,11 @@ import { sha256OfFile } from '../learn/model/formats/atomic-file.ts';
 import { SEED_BYTES } from '../learn/privacy/noise.ts';
 import { isSealed, type Sealed, unseal } from '../learn/training/seal.ts';
 import { modelPath } from './model-path.ts';
+import type { Begun, Trained, TrainJob } from './train-job.ts';
 import { checkOptions, checkOut, checkpointFolder, resumedOptions, type TrainOptions } from './train-options.ts';
 
+export type { Trained } from './train-job.ts';
 export type { TrainOptions } from './train-options.ts';
-
-export interface Trained {
-  readonly steps: number;
-  /** null: trained without noise. */
-  readonly epsilon: number | null;
-  readonly delta: number | null;
-  /** Of the steps; of the one release where there are none. */
-  readonly noise_multiplier: number | null;
-  readonly loss: readonly (number | null)[];
-  readonly seconds_per_step: number;
-  readonly tokens_per_second: number;
-  readonly peak_rss_mb: number;
-  readonly out: string;
-}
-
-/** What a folder's seal holds: the training as it was asked for, and what it was begun with. */
-export interface Begun {
-  readonly options: TrainOptions;
-  /** sha256 of the data file and of the model. */
-  readonly data: string;
-  readonly model: string;
-  /** Noise multipliers as computed when it began: of the histogram and of the steps. */
-  readonly noise: { readonly histogram?: number; readonly steps?: number };
-}
-
-export interface TrainJob {
-  /** With paths that hold wherever the program is started. */
-  readonly options: TrainOptions & { readonly out: string };
-  readonly seed: Uint8Array;
-  /** Where state and seed are while it runs. */
-  readonly folder: string;
-  readonly data: string;
-  readonly model: string;
-  /** Of a training that goes on. */
-  readonly begun: Begun | undefined;
-}
 
 /** `learnd train`: begins a training, or goes on with one that was interrupted. */
 export async function run(given: TrainOptions): Promise<Trained> {
@@ -111,5 +77,3 @@ async function digestOf(path: string, field: string): Promise<string> {
     if (statSync(join(path, name)).isFile()) parts.push(`${name} ${await sha256OfFile(join(path, name))}`);
   return parts.join('\n');
 }
-
-export const peakRssMb = (): number => Math.round(process.resourceUsage().maxRSS / 1024);

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { LearndError } from '../../../base/errors.ts';
 import type { HostTensor, LoraAdapter, WeightSource } from '../types.ts';
-import { readJsonObject } from './hf-folder.ts';
+import { readJsonObject } from './json-file.ts';
 import { SafetensorsFile } from './safetensors-read.ts';
 
 /**

@@ -1,5 +1,5 @@
 import { LearndError } from '../../../base/errors.ts';
-import { readJsonObject } from '../formats/hf-folder.ts';
+import { readJsonObject } from '../formats/json-file.ts';
 import { type BpeSpec, BpeTokenizer, TOKEN } from './bpe.ts';
 import { PRE, preFromJson, preTokenizerJson } from './pretokenize.ts';
 
