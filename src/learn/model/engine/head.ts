@@ -10,11 +10,13 @@ export const headName = (model: EngineModel): string =>
   model.config.tied ? 'model.embed_tokens.weight' : 'lm_head.weight';
 
 /**
- * Rows a pass through the vocabulary: 520 of a 49,152-word head (logits of 102 MB), more of a small one. With 130 rows the products ran
- * at 111 and 126 GFLOPS (two threads), with 520 at 139 and 143: the matrix is packed anew for each.
+ * Rows a pass through the vocabulary, of a matrix 576 wide with two threads: a large vocabulary's matrix is packed anew for each pass, so
+ * of 49,152 words 512 rows (logits of 101 MB; products at 139 and 143 GFLOPS, with 130 rows 111 and 126); of a small one what the
+ * processor's cache holds of logits, 781 of 8,192 words (all 1,016 at once took a tenth longer); of a very large one 102 MB.
  */
 export function chunkRows(vocabSize: number): number {
-  return Math.max(128, Math.floor(25_600_000 / vocabSize));
+  const cached = Math.floor(6_400_000 / vocabSize);
+  return Math.max(128, Math.min(Math.floor(25_600_000 / vocabSize), Math.max(512, cached)));
 }
 
 /** Logits [rows, vocabSize]. */
