@@ -79,7 +79,7 @@ export function controlPort(parts: {
       const waiting = await waitingCounts(db);
       const eventLog = parts.announcements();
       if (eventLog === undefined) return { ...waiting, kafka: null };
-      // Brokers that are away take long to say so; the state says it at once.
+      // Brokers that are away take long to say so, or fail: either way there is no lag to tell, and the state says why.
       const topics =
         eventLog.state === 'connected'
           ? await Promise.race([eventLog.lag().catch(() => null), sleep(LAG_WITHIN_MS).then(() => null)])

@@ -186,7 +186,7 @@ class KafkaLog implements EventLog {
       await admin.connect();
       return admin;
     })();
-    // Whoever asked first may have given up (a broker that is away) before it fails.
+    // Whoever asked first may have given up (a broker that is away) before it fails; who waits for it is told all the same.
     this.#admin.catch(() => undefined);
     return this.#admin;
   }
