@@ -17,7 +17,7 @@ export async function measure(options: BenchOptions): Promise<Row[]> {
   const { values } = parseArgs({
     args: [...args],
     options: {
-      types: { type: 'string', default: 'f32,f16,bf16,q8_0,q5_1,q5_0,q4_1,q4_0' },
+      types: { type: 'string', default: 'f32,f16,bf16,q8_0,q6_k,q5_1,q5_k,q5_0,q4_1,q4_k,q4_0' },
       model: { type: 'string', default: 'smollm2-135m' },
       lines: { type: 'string', default: quick ? '8' : '128' },
       folder: { type: 'string', default: join(cacheFolder(), 'bench-quantize') },

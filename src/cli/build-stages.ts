@@ -187,8 +187,8 @@ function quantize(config: NonNullable<Build['quantize']>): Stage {
     run: async ({ folder, before }) => {
       const { quantize: run } = await import('./model.ts');
       const output = join(folder, 'model.gguf');
-      const { size_mb_before, notes } = await run({ model: before, type: config.type, out: output });
-      return { output, facts: { type: config.type, size_mb_before, notes } };
+      const { size_mb_before, tensors, notes } = await run({ model: before, type: config.type, out: output });
+      return { output, facts: { type: config.type, size_mb_before, tensors, notes } };
     },
   };
 }

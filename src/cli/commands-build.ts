@@ -168,7 +168,7 @@ function modelCommands(program: Command): void {
   const quantize = model
     .command('quantize')
     .argument('<model>')
-    .requiredOption('--type <type>', 'q8_0, q4_0, f16, …')
+    .requiredOption('--type <type>', 'f32, f16, bf16, q8_0, q6_k, q5_k, q4_k, q5_1, q5_0, q4_1, q4_0')
     .requiredOption('--out <file>', 'GGUF');
   action(quantize, async ([path], options) => {
     const { quantize: run } = await import('./model.ts');
@@ -193,14 +193,23 @@ function augmentCommand(program: Command): void {
   const augment = program
     .command('augment')
     .argument('<file>', 'text, JSONL or CSV')
-    .description('write variants of texts: synonyms, insertions, swaps, deletions, punctuation')
+    .description(
+      'write variants of texts: synonyms, insertions, swaps, deletions, punctuation, or in other words of a model',
+    )
     .requiredOption('--out <file>', 'JSONL')
     .option('--text <column>', 'column that holds the text (default text)')
     .option('--label <column>', 'column of labels whose words are never touched')
-    .option('--operations <list>', 'of synonym,insert,swap,delete,punctuation (default all)')
+    .option(
+      '--operations <list>',
+      'of synonym,insert,swap,delete,punctuation (default these), paraphrase,back-generation',
+    )
     .option('--count <n>', 'variants of a text (default 4)', integer)
     .option('--alpha <a>', 'share of the words changed (default 0.1)', number)
-    .option('--seed <text>', 'the same seed gives the same variants');
+    .option('--seed <text>', 'the same seed gives the same variants')
+    .option('--model <model>', 'chat model (GGUF) that paraphrases and writes texts for labels')
+    .option('--similarity <s>', 'least cosine of a paraphrase to its source (default 0.4)', number)
+    .option('--answer <column>', 'column of answers that texts for labels shall fit')
+    .option('--about <text>', 'who writes to whom, for texts for labels');
   action(augment, async ([file], options) => {
     const { run, human } = await import('./augment.ts');
     return reply(await run({ ...(options as { out: string }), file: file! }), human);

@@ -11,6 +11,8 @@ import { modelPath } from './model-path.ts';
 
 export interface Exported {
   readonly files: { readonly path: string; readonly sha256: string }[];
+  /** GGUF of a given type: how many tensors are of each. */
+  readonly tensors?: Readonly<Record<string, number>>;
   /** What the format cannot carry. */
   readonly notes: readonly string[];
 }
@@ -64,6 +66,7 @@ export async function run(options: {
   const checkpoint = await openModel(source.model);
   const adapter = source.adapter === undefined ? undefined : readLoraGguf(source.adapter, checkpoint.config);
   const notes: string[] = [];
+  let tensors: Exported['tensors'];
   switch (options.format) {
     case 'gguf':
       if (checkpoint.kind === 'gguf' && options.type === undefined) await copy(source.model, 'model.gguf');
@@ -71,6 +74,7 @@ export async function run(options: {
         const type = options.type ?? 'f16';
         const written = await quantizeModel(checkpoint, join(options.out, 'model.gguf'), { type, source: checkpoint });
         paths.push(written.path);
+        tensors = written.types;
         notes.push(...written.notes);
       }
       if (source.adapter !== undefined) await copy(source.adapter, 'adapter.gguf');
@@ -95,7 +99,7 @@ export async function run(options: {
   }
   const files = [];
   for (const path of paths) files.push({ path, sha256: await sha256OfFile(path) });
-  return { files, notes };
+  return { files, ...(tensors && { tensors }), notes };
 }
 
 export const human = (r: Exported): string =>

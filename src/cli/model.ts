@@ -26,6 +26,8 @@ export interface Compressed {
   /** SLEB: what each drop did to the calibration text, nats a token. */
   readonly dropped?: readonly { layer: number; nll: number }[];
   readonly calibration_tokens?: number;
+  /** Of `quantize`: how many tensors are of each type. */
+  readonly tensors?: Readonly<Record<string, number>>;
   readonly notes: readonly string[];
 }
 
@@ -155,6 +157,7 @@ export async function quantize(options: { model: string; type: string; out: stri
     sha256: written.sha256,
     size_mb: megabytes(written.bytes),
     size_mb_before: megabytes(statSync(path).size),
+    tensors: written.types,
     notes: written.notes,
   };
 }

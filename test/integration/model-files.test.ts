@@ -7,9 +7,16 @@ import { getLlama, type Llama, LlamaLogLevel, type Token } from 'node-llama-cpp'
 import { asLearndError } from '../../src/base/errors.ts';
 import { cacheFolder } from '../../src/base/settings.ts';
 import { prune } from '../../src/learn/compress/prune.ts';
-import { quantizeModel } from '../../src/learn/compress/quantize.ts';
+import { QUANTIZE_TYPES, quantizeModel } from '../../src/learn/compress/quantize.ts';
 import { resolveBase } from '../../src/learn/model/base.ts';
-import { mergeLora, writeFeatureModel, writeLoraGguf, writeModelGguf } from '../../src/learn/model/export.ts';
+import { loadEngineModel, scoreTokens } from '../../src/learn/model/engine/index.ts';
+import {
+  EditedWeights,
+  mergeLora,
+  writeFeatureModel,
+  writeLoraGguf,
+  writeModelGguf,
+} from '../../src/learn/model/export.ts';
 import { type GgufCheckpoint, openGguf } from '../../src/learn/model/formats/gguf-checkpoint.ts';
 import type { HostTensor, LoraAdapter } from '../../src/learn/model/types.ts';
 import { writeTinyModel } from '../support/tiny-model.ts';
@@ -78,6 +85,53 @@ test('llama.cpp answers the same with the adapter beside the base as with the ad
   const beside = await greedy(model.path, prompt, 48, lora);
   assert.deepEqual(beside, await greedy(merged, prompt, 48));
   assert.notDeepEqual(beside, await greedy(model.path, prompt, 48));
+});
+
+/** Log-probabilities of every next token by llama.cpp. */
+async function nextTokens(path: string, ids: readonly number[]): Promise<Map<number, number>> {
+  const model = await llama.loadModel({ modelPath: path, checkTensors: true });
+  const context = await model.createContext({ contextSize: 256, threads: 1 });
+  const ask = {
+    generateNext: { probabilities: true, options: { temperature: 1, topK: 0, topP: 1, minP: 0 } },
+  } as const;
+  const out = await context
+    .getSequence()
+    .controlledEvaluate([...(ids.slice(0, -1) as Token[]), [ids.at(-1)! as Token, ask]]);
+  const found = out.at(-1)!.next.probabilities!;
+  await context.dispose();
+  await model.dispose();
+  return new Map([...found].map(([token, p]) => [token, Math.log(p)]));
+}
+
+test('every type runs in llama.cpp, with the logits of a float32 forward of the same file', async t => {
+  const shape = { hidden: 256, headDim: 32, heads: 8, kvHeads: 2, ffn: [512, 512] };
+  const drawn = openGguf(await writeTinyModel(folder, 'types', 5, { config: shape }));
+  // Smaller than drawn, so that an answer is not decided by one neuron: log-probabilities of standard deviation 0.87.
+  const smaller = drawn.weights
+    .names()
+    .filter(name => drawn.weights.shape(name).length > 1)
+    .map(name => {
+      const { shape, data } = drawn.weights.read(name);
+      const by = name.includes('embed') ? 0.1 : 0.25;
+      return [name, { shape, data: data.map(v => v * by) }] as const;
+    });
+  const parts = { ...drawn, weights: EditedWeights.overlay(drawn.weights, new Map(smaller)) };
+  const ids = drawn.tokenizer.encode('the quick brown');
+  for (const type of QUANTIZE_TYPES) {
+    const { path, types } = await quantizeModel(parts, join(folder, `types.${type}.gguf`), { type, source: drawn });
+    assert.ok(types[type]! >= 14, 'whole rows: nothing falls back');
+    const theirs = await nextTokens(path, ids);
+    const model = loadEngineModel(openGguf(path));
+    const asked = Array.from({ length: 64 }, (_, i) => 4 * i + 3);
+    const [prompt, ...longer] = scoreTokens(model, [ids, ...asked.map(token => [...ids, token])]);
+    model.dispose();
+    const off = longer.map((score, i) => prompt!.nll - score.nll - theirs.get(asked[i]!)!);
+    const error = Math.sqrt(off.reduce((sum, e) => sum + e * e, 0) / off.length);
+    t.diagnostic(`${type}: ${error.toFixed(4)}`);
+    // llama.cpp rounds activations: to halves beside f16, to 8 bits in blocks of 32 beside q8_0 and the like, of 256 beside k-quants.
+    const bound = type === 'f32' || type === 'f16' ? 0.005 : type.endsWith('_k') ? 0.06 : 0.035;
+    assert.ok(error < bound, `${type}: ${error}`);
+  }
 });
 
 test('llama.cpp runs uneven widths and biased, untied projections', async () => {

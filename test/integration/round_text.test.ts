@@ -135,10 +135,14 @@ test('prune and quantize: smaller, no privacy cost; a rejected candidate is kept
   assert.equal(manifest.model.quantization, 'q8_0');
 
   admit = false;
-  const rejected = await d.run([{ do: 'quantize', type: 'q4_0' }]);
+  const rejected = await d.run([{ do: 'quantize', type: 'q5_k' }]);
+  assert.match(
+    workOf(rejected).notes!.join('\n'),
+    /rows of 32 do not divide into q5_k's blocks of 256: q5_1\n.*tensors: \d+ q5_1/s,
+  );
   assert.deepEqual([rejected.state, rejected.candidate, await d.champion()], ['rejected', 3, 2]);
   const kept = await getVersion(d.db, 3);
-  assert.deepEqual([kept.state, kept.parent], ['rejected', 2]);
+  assert.deepEqual([kept.state, kept.parent, kept.manifest.model.quantization], ['rejected', 2, 'q5_1']);
   assert.ok(
     (rejected.verdict as Verdict).candidate.perplexity! > 0 && (rejected.verdict as Verdict).champion.perplexity! > 0,
   );

@@ -66,8 +66,8 @@ test('halves round as numpy rounds, and every half survives', () => {
   }
 });
 
-test('k-quants and weights that are not numbers cannot be encoded', () => {
-  assert.throws(() => quantize('q4_k', new Float32Array(256)), { code: 'invalid', field: 'type' });
+test('weights that are not numbers, or not a whole number of blocks, cannot be encoded', () => {
+  assert.throws(() => quantize('q4_k', new Float32Array(255)), { code: 'invalid', field: 'weights' });
   assert.throws(() => quantize('q8_0', new Float32Array(33)), { code: 'invalid' });
   assert.throws(() => quantize('f16', Float32Array.of(1, Number.NaN)), /weight 1 is NaN/);
 });

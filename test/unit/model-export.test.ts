@@ -140,7 +140,7 @@ test('quantize: every writable type, its size, and refusals that say what to use
     sizes,
     sizes.toSorted((a, b) => b - a),
   );
-  assert.throws(() => quantizeType('Q4_K_M'), { code: 'invalid', field: 'type', message: /q5_0 is the nearest/ });
+  assert.throws(() => quantizeType('Q4_K_M'), { code: 'invalid', field: 'type', message: /q4_k is the nearest/ });
   assert.throws(() => quantizeType('int3'), { code: 'invalid', message: /'int3' is not one of f32/ });
 });
 

@@ -13,8 +13,6 @@ export const BUILT_ACTIONS: ReadonlySet<ActionName> = new Set([
   'notify',
 ]);
 
-export const BUILT_QUANTIZATIONS: ReadonlySet<string> = new Set(['f32', 'f16', 'q8_0', 'q5_0', 'q4_0']);
-
 /** @returns LearndError('unavailable_feature') that names what of this action is not built, or undefined. */
 export function notBuilt(action: Action): LearndError | undefined {
   if (!BUILT_ACTIONS.has(action.do)) return laterVersion(`the action ${action.do}`);
@@ -25,8 +23,6 @@ export function notBuilt(action: Action): LearndError | undefined {
     }
     case 'prune':
       return action.calibration === 'private' ? laterVersion('prune with private calibration') : undefined;
-    case 'quantize':
-      return BUILT_QUANTIZATIONS.has(action.type) ? undefined : laterVersion(`quantize to ${action.type}`);
     default:
       return undefined;
   }

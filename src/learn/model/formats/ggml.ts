@@ -1,6 +1,6 @@
 import { invalid } from '../../../base/errors.ts';
 
-/** ggml's tensor types that learnd reads; those with `encode` it also writes. Ids and sizes: ggml.h, gguf-py constants. */
+/** ggml's tensor types that learnd reads and writes. Ids and sizes: ggml.h, gguf-py constants. */
 export type GgmlType = 'f32' | 'f16' | 'bf16' | 'q4_0' | 'q4_1' | 'q5_0' | 'q5_1' | 'q8_0' | 'q4_k' | 'q5_k' | 'q6_k';
 
 interface TypeFacts {
@@ -9,23 +9,25 @@ interface TypeFacts {
   readonly block: number;
   /** Bytes in a block. */
   readonly bytes: number;
-  readonly encode: boolean;
-  /** llama.cpp's `general.file_type` for a file that is mostly of this type (llama.h, enum llama_ftype). */
+  /**
+   * llama.cpp's `general.file_type` for a file quantized to this type (llama.h, enum llama_ftype). Of the k-quants it is the M mix, which
+   * is what llama.cpp itself takes a file for that is mostly of the type (llama-model-loader.cpp).
+   */
   readonly fileType: number;
 }
 
 export const GGML: Readonly<Record<GgmlType, TypeFacts>> = {
-  f32: { id: 0, block: 1, bytes: 4, encode: true, fileType: 0 },
-  f16: { id: 1, block: 1, bytes: 2, encode: true, fileType: 1 },
-  q4_0: { id: 2, block: 32, bytes: 18, encode: true, fileType: 2 },
-  q4_1: { id: 3, block: 32, bytes: 20, encode: true, fileType: 3 },
-  q5_0: { id: 6, block: 32, bytes: 22, encode: true, fileType: 8 },
-  q5_1: { id: 7, block: 32, bytes: 24, encode: true, fileType: 9 },
-  q8_0: { id: 8, block: 32, bytes: 34, encode: true, fileType: 7 },
-  q4_k: { id: 12, block: 256, bytes: 144, encode: false, fileType: 15 },
-  q5_k: { id: 13, block: 256, bytes: 176, encode: false, fileType: 17 },
-  q6_k: { id: 14, block: 256, bytes: 210, encode: false, fileType: 18 },
-  bf16: { id: 30, block: 1, bytes: 2, encode: true, fileType: 32 },
+  f32: { id: 0, block: 1, bytes: 4, fileType: 0 },
+  f16: { id: 1, block: 1, bytes: 2, fileType: 1 },
+  q4_0: { id: 2, block: 32, bytes: 18, fileType: 2 },
+  q4_1: { id: 3, block: 32, bytes: 20, fileType: 3 },
+  q5_0: { id: 6, block: 32, bytes: 22, fileType: 8 },
+  q5_1: { id: 7, block: 32, bytes: 24, fileType: 9 },
+  q8_0: { id: 8, block: 32, bytes: 34, fileType: 7 },
+  q4_k: { id: 12, block: 256, bytes: 144, fileType: 15 },
+  q5_k: { id: 13, block: 256, bytes: 176, fileType: 17 },
+  q6_k: { id: 14, block: 256, bytes: 210, fileType: 18 },
+  bf16: { id: 30, block: 1, bytes: 2, fileType: 32 },
 };
 
 const BY_ID = new Map(Object.entries(GGML).map(([name, facts]) => [facts.id, name as GgmlType]));

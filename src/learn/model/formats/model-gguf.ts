@@ -43,18 +43,24 @@ export interface TensorReport {
 
 export interface ExportedGguf extends WrittenFile {
   readonly tensors: readonly TensorReport[];
+  /** How many tensors are of each type. */
+  readonly types: Readonly<Partial<Record<GgmlType, number>>>;
   /** The same notes, once each, for a person. */
   readonly notes: readonly string[];
 }
 
-/** llama-quant.cpp's fallbacks, here for tensors that would have to be encoded to a type learnd only reads. */
-const WRITABLE: Partial<Record<GgmlType, GgmlType>> = { q4_k: 'q5_0', q5_k: 'q5_1', q6_k: 'q8_0' };
-const SMALL: ReadonlySet<GgmlType> = new Set(['q4_0', 'q4_1', 'q5_0', 'q5_1']);
+/** What llama-quant.cpp takes where rows are not a multiple of 256. */
+const FALLBACK: Partial<Record<GgmlType, GgmlType>> = { q4_k: 'q5_0', q5_k: 'q5_1', q6_k: 'q8_0' };
+/** What embeddings are kept in, which lose most by coarse codes: llama-quant.cpp has q6_k under the k-quants. */
+const EMBEDDING_TYPE: Partial<Record<GgmlType, GgmlType>> = {
+  ...{ q4_0: 'q8_0', q4_1: 'q8_0', q5_0: 'q8_0', q5_1: 'q8_0' },
+  ...{ q4_k: 'q6_k', q5_k: 'q6_k' },
+};
 const EMBEDDING = new Set(['model.embed_tokens.weight', 'lm_head.weight']);
 
 interface Choice {
-  type: GgmlType;
-  note?: string;
+  readonly type: GgmlType;
+  readonly note?: string;
 }
 
 /** The type a tensor is written in. */
@@ -65,22 +71,24 @@ function chooseType(
   stored: GgmlType | undefined,
 ): Choice {
   if (shape.length === 1) return { type: 'f32' };
-  if (asked === 'keep') {
-    if (stored === undefined) return { type: 'f16' };
-    const columns = shape.at(-1)!;
-    if (columns % GGML[stored].block !== 0) {
-      return { type: 'f16', note: `rows of ${columns} do not divide into ${stored}'s blocks: f16` };
-    }
-    return { type: stored };
-  }
-  if (SMALL.has(asked) && EMBEDDING.has(name)) {
-    return { type: 'q8_0', note: `embeddings are kept in q8_0 under ${asked}` };
-  }
+  if (asked === 'keep') return stored === undefined ? { type: 'f16' } : fitting(stored, shape);
+  const kept = EMBEDDING.has(name) ? EMBEDDING_TYPE[asked] : undefined;
+  if (kept === undefined) return fitting(asked, shape);
+  const { type } = fitting(kept, shape);
+  return { type, note: `embeddings are kept in ${type} under ${asked}` };
+}
+
+/** `type`, or the nearest one whose blocks the rows divide into. */
+function fitting(type: GgmlType, shape: readonly number[]): Choice {
   const columns = shape.at(-1)!;
-  if (columns % GGML[asked].block !== 0) {
-    return { type: 'f16', note: `rows of ${columns} do not divide into ${asked}'s blocks: f16` };
-  }
-  return { type: asked };
+  const fits = (candidate: GgmlType): boolean => columns % GGML[candidate].block === 0;
+  if (fits(type)) return { type };
+  const next = FALLBACK[type];
+  const instead = next !== undefined && fits(next) ? next : 'f16';
+  return {
+    type: instead,
+    note: `rows of ${columns} do not divide into ${type}'s blocks of ${GGML[type].block}: ${instead}`,
+  };
 }
 
 /** Plans each tensor: its stored bytes where the type fits, else an encoding of its float32 values. */
@@ -100,18 +108,13 @@ export function planTensors(
     const raw = rawOf(weights, name);
     const choice = chooseType(name, shape, type, storedTypeOf(weights, name));
     const copied = raw !== undefined && raw.type === choice.type;
-    const fallback = WRITABLE[choice.type];
-    if (!copied && fallback !== undefined) {
-      choice.note = `${choice.type} can be copied but not encoded: ${fallback}`;
-      choice.type = fallback;
-    }
     const heads = permutesRope(architecture) ? rotatedHeads(name, config) : undefined;
     plans.push({
       name: ggufName(name)!,
       shape,
       type: choice.type,
       bytes: () => {
-        const bytes = copied ? raw.bytes() : quantize(choice.type, weights.read(name).data);
+        const bytes = copied ? raw.bytes() : quantize(choice.type, weights.read(name).data, name);
         return heads === undefined ? bytes : rotateRows(bytes, heads, config.headDim);
       },
     });
@@ -220,10 +223,13 @@ export async function writeModelGguf(
 ): Promise<ExportedGguf> {
   const architecture = architectureOf(parts.config, options.source);
   const { plans, report } = planTensors(parts.config, parts.weights, options.type, architecture);
-  const metadata = modelMetadata(parts, options, mostly(plans));
+  // A type asked for is named as llama-quantize names it, whatever some tensors fell back to.
+  const metadata = modelMetadata(parts, options, options.type === 'keep' ? mostly(plans) : options.type);
   const written = await writeGguf(out, metadata, plans);
   const notes = [...new Set(report.flatMap(tensor => tensor.note ?? []))];
-  return { ...written, tensors: report, notes };
+  const types: Partial<Record<GgmlType, number>> = {};
+  for (const { type } of report) types[type] = (types[type] ?? 0) + 1;
+  return { ...written, tensors: report, types, notes };
 }
 
 /** The type of most tensors that have rows: llama.cpp's "mostly". */

@@ -1,6 +1,7 @@
 import { invalid } from '../../../base/errors.ts';
 import { GGML, type GgmlType } from './ggml.ts';
 import { toBf16, toHalf } from './half.ts';
+import { K_ENCODERS } from './quantize-k-blocks.ts';
 
 type Encoder = (x: Float32Array, out: Uint8Array, blocks: number) => void;
 
@@ -12,7 +13,7 @@ function putHalf(out: Uint8Array, at: number, value: number): void {
   out[at + 1] = h >> 8;
 }
 
-/* Bit for bit the reference rounding of ggml-quants.c as gguf-py has it: every step in float32. */
+/* All but the k-quants: bit for bit the reference rounding of ggml-quants.c as gguf-py has it, every step in float32. */
 
 /** The symmetric kinds: the value of largest magnitude (the first such) becomes the lowest code. */
 const symmetric =
@@ -96,7 +97,7 @@ const q8: Encoder = (x, out, blocks) => {
   }
 };
 
-const ENCODE: Partial<Record<GgmlType, Encoder>> = {
+const ENCODE: Record<GgmlType, Encoder> = {
   f32: (x, out, n) => out.set(new Uint8Array(x.buffer, x.byteOffset, n * 4)),
   f16: (x, out, n) => {
     for (let i = 0; i < n; i++) putHalf(out, 2 * i, x[i]!);
@@ -113,28 +114,36 @@ const ENCODE: Partial<Record<GgmlType, Encoder>> = {
   q5_0: symmetric(5),
   q5_1: affine(5),
   q8_0: q8,
+  ...K_ENCODERS,
 };
 
+/** The largest finite half. Only these hold larger values; in the others a block's scale or offset is a half. */
+const LARGEST_HALF = 65504;
+const WIDE: ReadonlySet<GgmlType> = new Set(['f32', 'bf16']);
+
 /**
- * Encodes rows of float32 (a whole number of blocks) to the stored bytes.
- * Throws when the type can be read but not written (the k-quants), or a value is not finite (a code would be garbage).
+ * Encodes rows of float32 (a whole number of blocks) to the stored bytes; `field` names the tensor in errors.
+ * Throws LearndError('invalid') when a value is not finite, or larger than a half holds in a type of halves: a code would be garbage.
  */
-export function quantize(type: GgmlType, values: Float32Array): Uint8Array {
+export function quantize(type: GgmlType, values: Float32Array, field = 'weights'): Uint8Array {
   const { block, bytes } = GGML[type];
-  const encode = ENCODE[type];
-  if (encode === undefined) {
-    throw invalid('type', `${type} can be read but not written`, { hint: 'Use q8_0, q5_1, q5_0, q4_1 or q4_0.' });
-  }
   if (values.length % block !== 0) {
-    throw invalid('type', `${values.length} weights are not a whole number of ${type} blocks of ${block}`);
+    throw invalid(field, `${values.length} weights are not a whole number of ${type} blocks of ${block}`);
   }
+  const limit = WIDE.has(type) ? Number.POSITIVE_INFINITY : LARGEST_HALF;
   for (let i = 0; i < values.length; i++) {
-    if (!Number.isFinite(values[i]!)) {
-      throw invalid('weights', `weight ${i} is ${values[i]}; a model with such weights cannot be written`);
+    const value = values[i]!;
+    if (!Number.isFinite(value)) {
+      throw invalid(field, `weight ${i} is ${value}; a model with such weights cannot be written`);
+    }
+    if (Math.abs(value) > limit) {
+      throw invalid(field, `weight ${i} is ${value}; ${type} holds nothing beyond ${LARGEST_HALF}`, {
+        hint: 'Use f32 or bf16, or look for what made the weight so large.',
+      });
     }
   }
   const blocks = values.length / block;
   const out = new Uint8Array(blocks * bytes);
-  encode(values, out, blocks);
+  ENCODE[type](values, out, blocks);
   return out;
 }

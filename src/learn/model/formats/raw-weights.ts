@@ -1,6 +1,6 @@
 import { invalid } from '../../../base/errors.ts';
 import type { HostTensor, WeightSource } from '../types.ts';
-import { GGML, type GgmlType } from './ggml.ts';
+import type { GgmlType } from './ggml.ts';
 import { gatherRows } from './llama-layout.ts';
 import { quantize } from './quantize-blocks.ts';
 
@@ -124,11 +124,10 @@ export class EditedWeights implements RawWeightSource {
     const raw = rawOf(this.#base, origin.name);
     if (raw === undefined || origin.kind === 'same') return raw;
     if (origin.kind === 'more') {
-      // Rows are whole blocks: old ones keep their bytes, new ones are encoded alike where the type can be.
-      if (!GGML[raw.type].encode) return undefined;
+      // Rows are whole blocks: old ones keep their bytes, new ones are encoded alike.
       const bytes = () => {
         const old = raw.bytes();
-        const added = quantize(raw.type, origin.make());
+        const added = quantize(raw.type, origin.make(), name);
         const all = new Uint8Array(old.length + added.length);
         all.set(old);
         all.set(added, old.length);
