@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { cacheFolder } from '../../src/base/settings.ts';
-import { OPERATIONS, type Operation, variantGroups } from '../../src/learn/augment/index.ts';
+import { MODEL_OPERATIONS, OPERATIONS, type Operation, variantGroups } from '../../src/learn/augment/index.ts';
 import { type FeatureExtractor, openGguf } from '../../src/learn/llama/index.ts';
 import { weightedF1 } from '../../src/learn/metrics/f1.ts';
 import { headScores } from '../../src/learn/model/head.ts';
@@ -10,6 +10,7 @@ import { banking77, missingBanking77 } from '../banking77.ts';
 import { shuffled } from '../documents/texts.ts';
 import { type FeatureSet, featureFile, featureSet, LAYER } from '../heads/features.ts';
 import type { BenchOptions, Row } from '../kit.ts';
+import { type ModelTexts, modelTexts } from './by-model.ts';
 
 const WAYS: Readonly<Record<string, readonly Operation[]>> = {
   none: [],
@@ -44,15 +45,22 @@ export async function measure({ args, quick, log }: BenchOptions): Promise<Row[]
   const set = await featureSet(values.folder, models, log);
   const model = await openGguf(await featureFile(values.folder, models));
   const extractor = await model.createFeatureExtractor();
+  const texts = banking77('train');
   const ways = values.ways.split(',');
   const found = Object.fromEntries(ways.map(way => [way, [] as number[]]));
   const settings = { count: Number(values.count), alpha: Number(values.alpha) };
   try {
     for (let seed = 0; seed < Number(values.seeds); seed++) {
       const slice = sliceOf(set, { intents: Number(values.intents), each: Number(values.each), seed });
+      const names = slice.labels.map(label => set.labels[label]!);
       for (const way of ways) {
-        const operations = WAYS[way]!;
-        found[way]!.push(await f1(set, slice, extractor, { ...settings, operations, seed: String(seed) }));
+        const operation = MODEL_OPERATIONS.find(name => name === way);
+        const rows = slice.rows.map(i => ({ text: texts[i]!.text, label: set.labels[set.train.labels[i]!]! }));
+        const made: ModelTexts =
+          operation === undefined
+            ? { groups: await byWords(WAYS[way]!, rows, { ...settings, labels: names, seed: String(seed) }), more: [] }
+            : await modelTexts(operation, rows, names, { models, log, count: settings.count, seed: String(seed) });
+        found[way]!.push(await f1(set, slice, extractor, made));
       }
       log(`seed ${seed}: ${ways.map(way => `${way} ${found[way]!.at(-1)!.toFixed(3)}`).join(', ')}`);
     }
@@ -96,28 +104,42 @@ function sliceOf(set: FeatureSet, { intents, each, seed }: { intents: number; ea
   };
 }
 
-/** Weighted F1 on the slice's test rows of a head for which an example and its variants count as one example. */
+/** Variants of each row. */
+async function byWords(
+  operations: readonly Operation[],
+  rows: readonly { readonly text: string }[],
+  options: { count: number; alpha: number; seed: string; labels: readonly string[] },
+): Promise<string[][]> {
+  if (operations.length === 0) return rows.map(() => []);
+  const groups = await variantGroups(
+    rows.map(row => row.text),
+    { ...options, operations },
+  );
+  return groups.map(group => group.slice(1));
+}
+
+/**
+ * Weighted F1 on the slice's test rows of a head for which an example and its variants count as one example, as do all texts that were
+ * written for one label.
+ */
 async function f1(
   set: FeatureSet,
   { labels, rows, test }: Slice,
   extractor: FeatureExtractor,
-  options: { operations: readonly Operation[]; count: number; alpha: number; seed: string },
+  { groups, more }: ModelTexts,
 ): Promise<number> {
   const names = labels.map(label => set.labels[label]!);
-  const texts = banking77('train');
-  const groups =
-    options.operations.length === 0
-      ? rows.map(() => [])
-      : await variantGroups(
-          rows.map(i => texts[i]!.text),
-          { ...options, labels: names },
-        );
   const units = [];
   for (const [n, i] of rows.entries()) {
-    const variants = await extractor.features(groups[n]!.slice(1));
+    const variants = await extractor.features(groups[n] ?? []);
     const label = labels.indexOf(set.train.labels[i]!);
     const examples = [set.train.features[i]!, ...variants].map(feature => ({ feature, label }));
     units.push({ user: String(i), examples });
+  }
+  for (const [label, written] of more.entries()) {
+    if (written.length === 0) continue;
+    const features = await extractor.features(written);
+    units.push({ user: `written ${label}`, examples: features.map(feature => ({ feature, label })) });
   }
   const { head } = await trainHead({
     ...{ task: 'intent', labels: names, units, publicFeatures: set.public, layer: LAYER, featuresSha256: '' },

@@ -29,6 +29,11 @@ test('growing, augmenting, pruning, merging and answering from the command line'
       ...['model', 'prune', model, '--sparsity', '2:4', '--calibration', at('text.txt'), '--out', at('sparse.gguf')],
     ]),
   ]);
+  const { code, stderr } = await learnd([
+    ...['augment', at('text.txt'), '--out', at('never.jsonl'), '--operations', 'paraphrase', '--model', model],
+  ]);
+  assert.notEqual(code, 0);
+  assert.match(stderr, /cannot chat: it has no chat template/);
   assert.deepEqual([grown.vocab_size, grown.added], [268, 9]);
   assert.deepEqual([more.sources, more.variants], [30, 60]);
   assert.equal(readFileSync(at('more.jsonl'), 'utf8').trim().split('\n').length, 90);
@@ -45,6 +50,18 @@ test('growing, augmenting, pruning, merging and answering from the command line'
   assert.deepEqual(spec.tokens.slice(-2), ['<|endoftext|>', '<|im_end|>']);
 
   const base = await writeTinyModel(folder, 'base', 3);
+  writeFileSync(at('two.csv'), 'text,label\nWhere is my card?,card\nWhat is the fee?,fee\n');
+  const [said, noise] = await Promise.all(
+    ['one', 'other'].map(name =>
+      json([
+        ...['augment', at('two.csv'), '--out', at(`${name}.jsonl`), '--operations', 'paraphrase,back-generation'],
+        ...['--model', base, '--label', 'label', '--count', '1', '--similarity', '-1'],
+      ]),
+    ),
+  );
+  assert.deepEqual(said!.model, noise!.model, 'the same seed, the same texts');
+  assert.ok((said!.model as { asked: number }).asked >= 4);
+  assert.equal(readFileSync(at('one.jsonl'), 'utf8'), readFileSync(at('other.jsonl'), 'utf8'));
   await writeTinyLora(base, at('lora.gguf'), 4);
   writeFileSync(at('qa.jsonl'), '{"prompt":"Hi","reference":"hello"}\n');
   const [merged, asked] = await Promise.all([
