@@ -62,16 +62,23 @@ export function contestant({ model: shape, what, how, rank, threads }: StepSetti
     if (how === 'plain') return (await meanGradient(model, examples, training.trainable, options)).gradients;
     const units = plan.sample(step).map(i => [examples[i]!]);
     plan.expectNoise(step, sizes);
-    const { gradients } = await clippedUnitGradients(model, units, training.trainable, plan.clipFactor, options);
-    for (const [key, sum] of gradients) {
+    const { gradients } = await clippedUnitGradients(
+      model,
+      units,
+      training.trainable,
+      norm => plan.clipFactor(norm) / plan.divisor,
+      options,
+    );
+    for (const [key] of sizes) {
+      const mean = gradients.get(key)!;
       gradients.set(
         key,
         tf.tidy(() => {
-          const noise = tf.reshape(plan.noiseTensor(step, sum.size, key), sum.shape);
-          return tf.keep(tf.mul(tf.add(sum, noise), 1 / plan.divisor));
+          const noise = tf.reshape(plan.meanNoise(step, mean.size, key), mean.shape);
+          return tf.keep(tf.add(mean, noise));
         }),
       );
-      sum.dispose();
+      mean.dispose();
     }
     step += 1;
     return gradients;

@@ -124,7 +124,7 @@ const plan = (units: number) =>
 const noised = (of: DpPlan, share: number): DpPlan => ({
   ...of,
   noise: (step, n, part) => of.noise(step, n, part).map(x => x * share),
-  noiseTensor: (step, n, part) => tensorflow().mul(of.noiseTensor(step, n, part), share),
+  meanNoise: (step, n, part) => tensorflow().mul(of.meanNoise(step, n, part), share),
 });
 
 test('noise that is not there, or not as large as accounted for, ends the training at its first step', async () => {

@@ -30,7 +30,7 @@ const withNoise = (plan: DpPlan, share: number, noise: Noise): DpPlan => ({
   ...plan,
   gradientNoise: share * plan.gradientNoise,
   noise: (step, n, part = '') => noise(plan, step, n, part),
-  noiseTensor: (step, n, part = '') => tensorflow().tensor1d(noise(plan, step, n, part)),
+  meanNoise: (step, n, part = '') => tensorflow().tensor1d(noise(plan, step, n, part).map(x => x / plan.divisor)),
 });
 
 const faults = {

@@ -136,9 +136,9 @@ test('a killed step is replayed from the state before it: the same release', asy
     const steps: number[] = [];
     const plan = Object.freeze({
       ...noise,
-      noiseTensor: (step: number, n: number, part?: string) => {
+      meanNoise: (step: number, n: number, part?: string) => {
         steps.push(step);
-        return noise.noiseTensor(step, n, part);
+        return noise.meanNoise(step, n, part);
       },
     });
     const result = await trainToEnd({ model, plan, ...asked, ...more }, ({ step }) => {

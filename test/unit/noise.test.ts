@@ -2,6 +2,9 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { keyFor, SecureStream, streamFor } from '../../src/learn/privacy/noise.ts';
 import { expectNoise, takeAhead, takeNoise, takeNoiseTensor } from '../../src/learn/privacy/noise-ahead.ts';
+import { type Block, NoiseRing } from '../../src/learn/privacy/noise-ring.ts';
+import { type Tensor, tensorflow } from '../../src/learn/tensor/backend.ts';
+import { fc } from '../support/properties.ts';
 
 const seed = new Uint8Array(32).fill(5);
 const N = 1_000_000;
@@ -101,17 +104,17 @@ test('the second thread makes the same numbers; a part it has not begun, or of a
   assert.deepEqual(takeNoise(part('c')), wanted('c'));
   assert.deepEqual(takeNoise(part('b', 10)), wanted('b', 10));
   assert.deepEqual(takeNoise(part('b')), wanted('b'));
-  // A tensor's numbers stay while it is not disposed, whatever is made meanwhile; then their memory may be used again.
-  const held = takeNoiseTensor(part('h'));
-  for (const purpose of ['i', 'j', 'k']) {
+  // A tensor's numbers stay while it is not disposed, whatever is made meanwhile; then their memory is used again.
+  const held: Tensor[] = [];
+  for (const purpose of ['i', 'j', 'k', 'l']) {
     expectNoise([part(purpose), part(`${purpose} too`)]);
     await new Promise(resolve => setTimeout(resolve, 100));
-    const next = takeNoiseTensor(part(purpose));
-    assert.deepEqual(next.dataSync(), wanted(purpose));
-    next.dispose();
+    held.push(takeNoiseTensor(part(purpose)));
   }
-  assert.deepEqual(held.dataSync(), wanted('h'));
-  held.dispose();
+  for (const [i, purpose] of ['i', 'j', 'k', 'l'].entries()) {
+    assert.deepEqual(held[i]!.dataSync(), wanted(purpose));
+    held[i]!.dispose();
+  }
   // An announcement that nobody comes for is in nobody's way.
   expectNoise([part('d'), part('e')]);
   expectNoise([part('f'), part('g')]);
@@ -120,6 +123,33 @@ test('the second thread makes the same numbers; a part it has not begun, or of a
   expectNoise([]);
   process.off('warning', note);
   assert.deepEqual(warnings, []);
+});
+
+test('blocks of the ring never share memory while both are held, whatever the order in which they are let go', () => {
+  fc.assert(
+    fc.property(fc.array(fc.tuple(fc.integer({ min: 1, max: 90 }), fc.nat(3)), { maxLength: 60 }), script => {
+      const ring = new NoiseRing(160);
+      const held: { block: Block; mark: number }[] = [];
+      for (const [mark, [n, drop]] of script.entries()) {
+        const block = ring.take(n);
+        if (block === undefined) assert.ok(held.length > 0, `${n} numbers have no room in an empty ring of 160`);
+        else {
+          block.data.fill(mark);
+          held.push({ block, mark });
+        }
+        for (const { block, mark } of held) assert.ok(block.data.every(x => x === mark));
+        if (drop < held.length) held.splice(drop, 1)[0]!.block.release();
+      }
+    }),
+  );
+  const ring = new NoiseRing(64);
+  const first = ring.take(40)!;
+  assert.equal(ring.take(40), undefined);
+  const tensor = tensorflow().tensor1d([1]);
+  first.lend(tensor);
+  assert.equal(ring.take(40), undefined);
+  tensor.dispose();
+  assert.equal(ring.take(40)!.data.byteOffset, first.data.byteOffset);
 });
 
 test('a seed and purpose give the same numbers in every form, other seeds and purposes others', () => {

@@ -2,9 +2,10 @@
  * A step's noise made by a second thread, beside the passes that its sum comes from. Whoever asks for a part that is not there yet
  * makes it himself: the numbers follow from key, count and deviation alone, so the thread can only save time.
  */
-import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads';
+import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { type Tensor, tensorflow } from '../tensor/backend.ts';
 import { SecureStream } from './noise.ts';
+import { type Block, NoiseRing } from './noise-ring.ts';
 
 /** One part of a step's noise: `n` numbers of deviation `std` from the stream of `key`. */
 export interface NoisePart {
@@ -14,19 +15,16 @@ export interface NoisePart {
 }
 
 /** What the thread is sent. Who makes the part is settled in `claim` [1], by whoever is first. */
-export interface NoiseOrder extends NoisePart {
-  readonly id: number;
+export interface NoiseOrder {
+  readonly key: Uint8Array;
+  readonly std: number;
   readonly claim: Int32Array;
-  /** Memory for n numbers that is not needed any more. */
-  readonly into: Float32Array | undefined;
-}
-export interface NoiseMade {
-  readonly id: number;
-  readonly data: Float32Array;
+  /** Shared memory that the numbers go to. */
+  readonly into: Float32Array;
 }
 export const CLAIM = { free: 0, thread: 1, taken: 2, done: 3 } as const;
 
-/** Ordered and not yet taken, at most: 96 MB. Of a larger step the rest is ordered as parts are taken. */
+/** Ordered and not yet used, at most: 96 MB. Of a larger step the rest is ordered as parts are used. */
 const AHEAD_NUMBERS = 24e6;
 /** Below, a step's noise takes less time than telling a thread to make it: 6 ms. */
 const WORTH_NUMBERS = 1e6;
@@ -36,12 +34,14 @@ const PATIENCE_MS = 60_000;
 /** One thread for the process, started when first worth it; it keeps nothing alive. */
 let thread: { worker: Worker; port: MessagePort } | undefined;
 let broken = false;
-let orders = 0;
+/** Kept from step to step: new memory costs the thread a fifth of its time. */
+let ring: NoiseRing | undefined;
+interface Order {
+  readonly claim: Int32Array;
+  readonly block: Block;
+}
 /** Of the step that was announced last: by key, what is not yet taken. */
-const expected = new Map<string, { part: NoisePart; order: NoiseOrder | undefined }>();
-let ordered = 0;
-/** Made, but not the one that was asked for. */
-const arrived = new Map<number, Float32Array>();
+const expected = new Map<string, { readonly part: NoisePart; order?: Order }>();
 
 const nameOf = (key: Uint8Array): string => Buffer.from(key).toString('hex');
 
@@ -69,21 +69,26 @@ function giveUp(why: string): void {
   thread?.port.close();
   void thread?.worker.terminate();
   thread = undefined;
+  ring = undefined;
 }
 
-/** Announces a step's noise. What was announced before and not taken is forgotten. */
+/**
+ * Announces a step's noise, best in the order in which it will be taken. What was announced before and not taken is forgotten. A step
+ * of few numbers, or of none, lets go of the memory for many.
+ */
 export function expectNoise(parts: readonly NoisePart[]): void {
-  for (const { order } of expected.values()) if (order !== undefined) collect(order);
+  for (const { order } of expected.values()) if (order !== undefined) collect(order)?.release();
   expected.clear();
-  arrived.clear();
-  ordered = 0;
-  if (parts.reduce((sum, { n }) => sum + n, 0) >= WORTH_NUMBERS) {
-    for (const part of parts) expected.set(nameOf(part.key), { part, order: undefined });
-    placeOrders();
+  const sizes = parts.map(({ n }) => NoiseRing.room(n));
+  const total = sizes.reduce((sum, size) => sum + size, 0);
+  if (total < WORTH_NUMBERS || broken) {
+    ring = undefined;
+    return;
   }
-  // What no part of this step is as large as would be kept for nothing.
-  const held = lent.filter(({ tensor }) => !tensor.isDisposed);
-  lent.splice(0, lent.length, ...held);
+  const numbers = Math.max(Math.min(total, AHEAD_NUMBERS), ...sizes);
+  if (ring?.numbers !== numbers) ring = new NoiseRing(numbers);
+  for (const part of parts) expected.set(nameOf(part.key), { part });
+  placeOrders();
 }
 
 /** The part's numbers, announced or not. Once for each key: whoever needs them again keeps them. */
@@ -92,61 +97,56 @@ export const takeNoise = (part: NoisePart): Float32Array =>
 
 /** What the thread has made, or is making, of a part; undefined where it has not begun, and then it never will. */
 export function takeAhead(part: NoisePart): Float32Array | undefined {
-  const name = nameOf(part.key);
-  const own = expected.get(name);
-  expected.delete(name);
-  let made: Float32Array | undefined;
-  if (own?.order !== undefined) {
-    made = collect(own.order);
-    ordered -= own.part.n;
-  }
-  placeOrders();
-  return own?.part.n === part.n && own.part.std === part.std ? made : undefined;
+  const block = takeBlock(part);
+  const copy = block?.data.slice();
+  block?.release();
+  return copy;
 }
 
-/** Numbers that a tensor was made of, which may share their memory for as long as it is not disposed. */
-const lent: { readonly tensor: Tensor; readonly data: Float32Array }[] = [];
-
-/**
- * `takeNoise` as a tensor [n], which the caller disposes. Its memory then serves the next step: left to the garbage collector, two
- * steps' noise lay beside each other (130 MB of 30 million parameters), and new memory costs the thread a fifth of its time.
- */
+/** `takeNoise` as a tensor [n], which the caller disposes; then its memory serves the parts to come. */
 export function takeNoiseTensor(part: NoisePart): Tensor {
-  const data = takeNoise(part);
-  const tensor = tensorflow().tensor1d(data);
-  lent.push({ tensor, data });
+  const tf = tensorflow();
+  const block = takeBlock(part);
+  if (block === undefined) return tf.tensor1d(takeNoise(part));
+  // TensorFlow takes the numbers where they lie, as they lie at a multiple of 64 bytes.
+  const tensor = tf.tensor1d(block.data);
+  block.lend(tensor);
   return tensor;
 }
 
-/** Memory for n numbers that was lent and given back. */
-function returned(n: number): Float32Array | undefined {
-  const at = lent.findIndex(({ tensor, data }) => tensor.isDisposed && data.length === n);
-  return at < 0 ? undefined : lent.splice(at, 1)[0]!.data;
+function takeBlock(part: NoisePart): Block | undefined {
+  const name = nameOf(part.key);
+  const own = expected.get(name);
+  expected.delete(name);
+  const block = own?.order && collect(own.order);
+  placeOrders();
+  if (own?.part.n === part.n && own.part.std === part.std) return block;
+  block?.release();
+  return undefined;
 }
 
 function placeOrders(): void {
+  if (ring === undefined) return;
   for (const pending of expected.values()) {
     if (pending.order !== undefined) continue;
-    if (ordered > 0 && ordered + pending.part.n > AHEAD_NUMBERS) return;
+    const { key, n, std } = pending.part;
     const to = started();
-    if (to === undefined) return;
-    const into = returned(pending.part.n);
-    pending.order = { ...pending.part, id: orders++, claim: new Int32Array(new SharedArrayBuffer(4)), into };
-    ordered += pending.part.n;
-    to.port.postMessage(pending.order, into === undefined ? [] : [into.buffer as ArrayBuffer]);
+    const block = to && ring.take(n);
+    if (block === undefined) return;
+    const claim = new Int32Array(new SharedArrayBuffer(4));
+    pending.order = { claim, block };
+    const order: NoiseOrder = { key, std, claim, into: block.data };
+    to!.port.postMessage(order);
   }
 }
 
-function collect({ id, claim }: NoiseOrder): Float32Array | undefined {
-  if (Atomics.compareExchange(claim, 0, CLAIM.free, CLAIM.taken) === CLAIM.free) return undefined;
-  if (Atomics.wait(claim, 0, CLAIM.thread, PATIENCE_MS) === 'timed-out') giveUp(`nothing for ${PATIENCE_MS / 1000} s`);
-  while (thread !== undefined && !arrived.has(id)) {
-    const received = receiveMessageOnPort(thread.port);
-    if (received === undefined) break;
-    const made = received.message as NoiseMade;
-    arrived.set(made.id, made.data);
+/** The order's block once it is filled; undefined, and the block free again, where the thread has not begun or has failed. */
+function collect({ claim, block }: Order): Block | undefined {
+  if (Atomics.compareExchange(claim, 0, CLAIM.free, CLAIM.taken) === CLAIM.free) {
+    block.release();
+    return undefined;
   }
-  const data = arrived.get(id);
-  arrived.delete(id);
-  return data;
+  if (Atomics.wait(claim, 0, CLAIM.thread, PATIENCE_MS) !== 'timed-out') return block;
+  giveUp(`nothing for ${PATIENCE_MS / 1000} s`);
+  return undefined;
 }

@@ -86,11 +86,14 @@ export interface DpPlan {
    *   noise added twice cancels out for whoever subtracts the results
    */
   noise(step: number, n: number, part?: string): Float32Array;
-  /** The same numbers as `noise` as a tensor [n], which the caller disposes; one or the other, once. */
-  noiseTensor(step: number, n: number, part?: string): Tensor;
   /**
-   * Says what noise the step that is about to be made will ask for, so that it is made beside the step's passes. Changes no number and
-   * hands nothing out: a matter of time alone.
+   * Noise for the MEAN of a step, its sum divided by `divisor`: the numbers of `noise` so divided, as a tensor [n] that the caller
+   * disposes. One or the other, once. Where clip factors are divided too, the sum needs no pass of its own for it.
+   */
+  meanNoise(step: number, n: number, part?: string): Tensor;
+  /**
+   * Says what `meanNoise` the step that is about to be made will ask for, in its order, so that it is made beside the step's passes.
+   * Changes no number and hands nothing out: a matter of time alone.
    */
   expectNoise(step: number, parts: Iterable<readonly [part: string, n: number]>): void;
   /** Noise for the sum of the units' vectors of length at most 1, and its standard deviation; once a step. Needs `countShare`. */
@@ -163,14 +166,14 @@ export function makePlan(request: PlanRequest): DpPlan {
 
   const ownEpsilon = accountedEpsilon([own], delta);
   /** What a part of a step's noise follows from. */
-  const noisePart = (step: number, part: string, n: number): NoisePart => {
+  const noisePart = (step: number, part: string, n: number, over: number): NoisePart => {
     checkStep(step);
     bound.require(step);
-    return { key: keyFor(seed, `noise:${step}:${part}`), n, std: gradientNoise * bound.at() };
+    return { key: keyFor(seed, `noise:${step}:${part}`), n, std: (gradientNoise * bound.at()) / over };
   };
   /** The same, once. */
-  const noiseOnce = (step: number, n: number, part: string): NoisePart => {
-    const own = noisePart(step, part, n);
+  const noiseOnce = (step: number, n: number, part: string, over: number): NoisePart => {
+    const own = noisePart(step, part, n, over);
     const purpose = `noise:${step}:${part}`;
     if (handedOut.has(purpose))
       throw new LearndError('internal', `noise of step ${step}${part && `, ${part},`} was handed out already`);
@@ -206,12 +209,12 @@ export function makePlan(request: PlanRequest): DpPlan {
       return clipFactor(clip, bound.at(), norm);
     },
 
-    noise: (step: number, n: number, part = ''): Float32Array => takeNoise(noiseOnce(step, n, part)),
+    noise: (step: number, n: number, part = ''): Float32Array => takeNoise(noiseOnce(step, n, part, 1)),
 
-    noiseTensor: (step: number, n: number, part = ''): Tensor => takeNoiseTensor(noiseOnce(step, n, part)),
+    meanNoise: (step: number, n: number, part = ''): Tensor => takeNoiseTensor(noiseOnce(step, n, part, divisor)),
 
     expectNoise(step: number, parts: Iterable<readonly [string, number]>): void {
-      expectNoise(Array.from(parts, ([part, n]) => noisePart(step, part, n)));
+      expectNoise(Array.from(parts, ([part, n]) => noisePart(step, part, n, divisor)));
     },
 
     countNoise(step: number, n: number) {

@@ -84,13 +84,13 @@ export async function publicStep(
   await addBeside(request, training, gradients, { step, units: [examples], outcomes }, options);
   return {
     gradients,
-    loss: request.objective === undefined ? nll / tokens : loss,
+    loss: loss ?? nll / tokens,
     drawn: examples.length,
     tokens: examples.reduce((sum, e) => sum + e.tokens.length, 0),
   };
 }
 
-/** Clipped sum over the units drawn, noise once, divided by the plan's public constant; an empty draw still takes its noise step. */
+/** Clipped sum over the units drawn divided by the plan's public constant, noise once; an empty draw still takes its noise step. */
 export async function privateStep(
   request: TrainRequest,
   training: Training,
@@ -103,28 +103,30 @@ export async function privateStep(
   const { keys, adapter } = training.trainable;
   plan.expectNoise(
     step,
-    [...keys].map(key => [key, parameterOf(request.model, adapter, key).size] as const),
+    Array.from(keys, key => [key, parameterOf(request.model, adapter, key).size] as const),
   );
   const { options: own, loss, outcomes } = await weighed(request, training, drawn, options);
   const { gradients, norms, nll, tokens } = await clippedUnitGradients(
     request.model,
     drawn,
     training.trainable,
-    (norm, unit) => plan.clipFactor(norm) * (request.beside?.unitFactor?.(outcomes[unit] ?? []) ?? 1),
+    (norm, unit) => (plan.clipFactor(norm) / plan.divisor) * (request.beside?.unitFactor?.(outcomes[unit] ?? []) ?? 1),
     own,
   );
   const looks = looksAtNoise(gradients, plan, step);
   let squares = 0;
-  for (const [key, sum] of gradients) {
+  // In the order announced: the noise that could not be made ahead is made while what could is added.
+  for (const key of keys) {
+    const mean = gradients.get(key)!;
     gradients.set(
       key,
       tf.tidy(() => {
-        const noise = tf.reshape(plan.noiseTensor(step, sum.size, key), sum.shape);
+        const noise = tf.reshape(plan.meanNoise(step, mean.size, key), mean.shape);
         if (looks) squares += tf.sum(tf.square(noise)).dataSync()[0]!;
-        return tf.keep(tf.mul(tf.add(sum, noise), 1 / plan.divisor));
+        return tf.keep(tf.add(mean, noise));
       }),
     );
-    sum.dispose();
+    mean.dispose();
   }
   if (looks) checkRelease(gradients, plan, Math.sqrt(squares), drawn.length);
   await addBeside(request, training, gradients, { step, units: drawn, outcomes }, options);
@@ -133,7 +135,7 @@ export async function privateStep(
   const mean = tokens === 0 ? undefined : nll / tokens;
   return {
     gradients,
-    loss: request.objective === undefined ? mean : loss,
+    loss: loss ?? mean,
     drawn: drawn.length,
     tokens: seen,
   };
@@ -148,9 +150,10 @@ function looksAtNoise(gradients: Gradients, plan: DpPlan, step: number): boolean
 }
 
 /** @throws LearndError('corrupt') when the noise, or the sum with it, is not as long as was accounted for */
-function checkRelease(gradients: Gradients, plan: DpPlan, noise: number, drawn: number): void {
+function checkRelease(gradients: Gradients, plan: DpPlan, noiseOfMean: number, drawn: number): void {
   const { norm, numbers } = lengthOf(gradients.values());
-  requireAll([releaseFinding({ norm: norm * plan.divisor, noise, numbers, drawn }, plan)]);
+  const { divisor } = plan;
+  requireAll([releaseFinding({ norm: norm * divisor, noise: noiseOfMean * divisor, numbers, drawn }, plan)]);
 }
 
 /**
