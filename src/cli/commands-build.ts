@@ -159,7 +159,12 @@ function modelCommands(program: Command): void {
     .option('--layers-by <method>', 'layers by influence (default), sleb, random')
     .option('--sparsity <share>', 'zero single weights instead: a share, or 2:4 (nothing gets faster)')
     .option('--seed <text>', 'of random choices')
-    .option('--calibration <file>', 'public text, a line a sample')
+    .option('--calibration <file>', 'public text, a line a sample; or private, with --file and --epsilon')
+    .option('--file <file>', 'private text: a line a unit, or CSV and JSONL with columns')
+    .option('--epsilon <e>', 'what private calibration may cost', number)
+    .option('--delta <d>', 'default 1e-6', number)
+    .option('--user <column>', 'whose text it is; without it each row is a unit of its own')
+    .option('--text <column>', 'column that holds the text (default text)')
     .requiredOption('--out <file>', 'GGUF');
   action(prune, async ([path], options) => {
     const { prune: run } = await import('./model.ts');

@@ -7,6 +7,7 @@ import { SPARSE_METHODS, sparsify, sparsityOf, wandaNorms } from '../learn/compr
 import { writeModelGguf } from '../learn/model/export.ts';
 import { type OpenedModel, openModel } from '../learn/model/open.ts';
 import { PUBLIC_SENTENCES } from '../learn/training/public-text.ts';
+import { type PrivateCalibration, privateStatistics, type Spent } from './model-calibrate.ts';
 import { modelPath } from './model-path.ts';
 import { ensureNative } from './native.ts';
 import { textLines } from './text-lines.ts';
@@ -26,12 +27,14 @@ export interface Compressed {
   /** SLEB: what each drop did to the calibration text, nats a token. */
   readonly dropped?: readonly { layer: number; nll: number }[];
   readonly calibration_tokens?: number;
+  /** With private calibration. */
+  readonly spent?: Spent;
   /** Of `quantize`: how many tensors are of each type. */
   readonly tensors?: Readonly<Record<string, number>>;
   readonly notes: readonly string[];
 }
 
-export interface PruneOptions {
+export interface PruneOptions extends PrivateCalibration {
   readonly model: string;
   readonly method?: string;
   readonly ffn?: number;
@@ -40,6 +43,7 @@ export interface PruneOptions {
   readonly layersBy?: string;
   readonly sparsity?: string;
   readonly seed?: string;
+  /** File of public text, or `private`: then `file` and `epsilon`. */
   readonly calibration?: string;
   readonly out: string;
 }
@@ -52,13 +56,25 @@ function say(stage: string, done: number, total: number): void {
   if (done === total || done % 50 === 0) process.stderr.write(`${stage} ${done}/${total}\n`);
 }
 
-/** Calibrated on public text: a file of the caller's, or the sentences that ship with learnd. */
+const PRIVATE = 'private';
+
+/** Calibrated on public text (a file of the caller's, or the sentences that ship with learnd), or on private text at a cost. */
 export async function prune(options: PruneOptions): Promise<Compressed> {
   const layersBy = LAYER_METHODS.find(name => name === (options.layersBy ?? 'influence'));
   if (layersBy === undefined) throw invalid('layers-by', `must be one of ${LAYER_METHODS.join(', ')}`);
   const path = await modelPath(options.model);
   const checkpoint = await openModel(path);
-  const texts = options.calibration === undefined ? PUBLIC_SENTENCES : textLines(options.calibration);
+  const isPrivate = options.calibration === PRIVATE;
+  if (!isPrivate)
+    for (const name of ['file', 'epsilon', 'delta', 'user', 'text'] as const)
+      if (options[name] !== undefined)
+        throw invalid(name, `--${name} belongs to --calibration private; a file of public text is --calibration FILE`);
+  if (isPrivate && options.sparsity !== undefined)
+    throw invalid(
+      'sparsity',
+      'single weights are zeroed by public text alone: the release tells of whole neurons and layers',
+    );
+  const texts = options.calibration === undefined || isPrivate ? PUBLIC_SENTENCES : textLines(options.calibration);
   const sequences = texts.map(text => checkpoint.tokenizer.encode(text).slice(0, SEQUENCE));
   return options.sparsity === undefined
     ? pruneShapes(checkpoint, path, sequences, options, layersBy)
@@ -77,20 +93,20 @@ async function pruneShapes(
     ensureNative();
     return loadEngineModel(checkpoint);
   };
-  const pruned = pruneByText(
-    checkpoint,
-    engine,
-    sequences,
-    {
-      layersBy,
-      ...(options.method === undefined ? {} : { method: widthMethod(options.method) }),
-      ...(options.ffn === undefined ? {} : { ffn: options.ffn }),
-      ...(options.dropLayers === undefined ? {} : { dropLayers: options.dropLayers }),
-      ...(options.uneven === undefined ? {} : { uneven: options.uneven }),
-      ...(options.seed === undefined ? {} : { seed: options.seed }),
-    },
-    { onProgress: say },
-  );
+  const plan = {
+    layersBy,
+    ...(options.method === undefined ? {} : { method: widthMethod(options.method) }),
+    ...(options.ffn === undefined ? {} : { ffn: options.ffn }),
+    ...(options.dropLayers === undefined ? {} : { dropLayers: options.dropLayers }),
+    ...(options.uneven === undefined ? {} : { uneven: options.uneven }),
+    ...(options.seed === undefined ? {} : { seed: options.seed }),
+  };
+  const released =
+    options.calibration === PRIVATE ? await privateStatistics(checkpoint, options, plan, say) : undefined;
+  const pruned = pruneByText(checkpoint, engine, sequences, plan, {
+    onProgress: say,
+    ...(released && { statistics: released.statistics }),
+  });
   const parts = { ...checkpoint, config: pruned.config, weights: pruned.weights };
   const written = await writeModelGguf(parts, options.out, { type: 'keep', source: checkpoint });
   return {
@@ -103,7 +119,7 @@ async function pruneShapes(
     kept_layers: pruned.keptLayers,
     ffn: pruned.config.ffn,
     ...(pruned.sleb && { dropped: pruned.sleb }),
-    calibration_tokens: pruned.calibrationTokens,
+    ...(released ? { spent: released.spent } : { calibration_tokens: pruned.calibrationTokens }),
     notes: written.notes,
   };
 }

@@ -119,6 +119,8 @@ const prune = z.strictObject({
   /** Number of whole layers removed. */
   drop_layers: z.number().int().min(1).optional(),
   calibration: z.enum(['public', 'private']).default('public'),
+  /** What private calibration may cost: its statistics are one noised release. */
+  epsilon: z.number().positive().max(1000).optional(),
 });
 
 const distill = z.strictObject({ teacher: z.string().min(1).optional(), max_minutes: minutes.default(20) });
@@ -158,6 +160,24 @@ export type ActionName = keyof typeof ACTIONS;
 
 /** One action with its defaults filled in: `{do: 'finetune', data, method, …}`. */
 export type Action = { [K in ActionName]: { readonly do: K } & Readonly<z.infer<(typeof ACTIONS)[K]>> }[ActionName];
+
+/** What is wrong with a prune action's calibration, and of which parameter. */
+export function calibrationFault({
+  calibration,
+  epsilon,
+}: {
+  readonly calibration: 'public' | 'private';
+  readonly epsilon?: number | undefined;
+}): readonly ['epsilon', string] | undefined {
+  if (calibration === 'private' && epsilon === undefined)
+    return [
+      'epsilon',
+      'calibration: private releases statistics of private documents: say what it may cost, e.g. epsilon: 1',
+    ];
+  if (calibration === 'public' && epsilon !== undefined)
+    return ['epsilon', 'belongs to calibration: private; public text costs nothing'];
+  return undefined;
+}
 
 export type ActionOf<K extends ActionName> = Extract<Action, { do: K }>;
 

@@ -296,9 +296,16 @@ test('noise may be left out only where settings declare a public source', () => 
   assert.equal(check(text, {}).valid, true);
 });
 
+test('private calibration says what it may cost, public calibration nothing', () => {
+  const at = (prune: string) => said(rule({ do: `[{ prune: ${prune} }]` }), 'error');
+  assert.deepEqual(at('{ ffn: 256, calibration: private, epsilon: 2 }'), []);
+  assert.match(at('{ ffn: 256, calibration: private }')[0]!, /^4:\d+ .*say what it may cost/);
+  assert.match(at('{ ffn: 256, epsilon: 2 }')[0]!, /^4:\d+ .*belongs to calibration: private/);
+  assert.match(at('{ ffn: 256, calibration: private, epsilon: 99 }')[0]!, /more than the whole budget/);
+});
+
 test('what is in the contract and not built is accepted with a warning', () => {
   for (const [action, what] of [
-    ['{ prune: { ffn: 8, calibration: private } }', 'prune with private calibration'],
     [
       '{ finetune: { data: feedback, method: norms, epsilon: 1, augment: true } }',
       'finetune with augment by method norms',

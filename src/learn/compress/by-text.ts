@@ -1,10 +1,11 @@
 import { invalid } from '../../base/errors.ts';
 import type { EngineModel } from '../model/engine/index.ts';
 import type { ModelConfig, WeightSource } from '../model/types.ts';
-import { type PrunedModel, prune } from './prune.ts';
+import { checkShape, type PrunedModel, prune } from './prune.ts';
 import { needsText, neuronScores, randomScores, type WidthMethod } from './scores.ts';
 import { type DroppedLayer, slebLayers } from './sleb.ts';
 import { type CalibrationStatistics, calibrationStatistics } from './statistics.ts';
+import type { Channel } from './unit-statistics.ts';
 
 /** How whole layers are chosen. */
 export const LAYER_METHODS = ['influence', 'sleb', 'random'] as const;
@@ -23,6 +24,32 @@ export interface PruneByTextPlan {
   readonly seed?: string;
 }
 
+/** The method of neurons where none is named. */
+export const defaultMethod = (config: Pick<ModelConfig, 'attentionBias'>): WidthMethod =>
+  config.attentionBias ? 'activation' : 'flap';
+
+function checkPlan(config: ModelConfig, { ffn, dropLayers, method = defaultMethod(config) }: PruneByTextPlan): void {
+  checkShape(config, { ...(ffn !== undefined && { ffn }), ...(dropLayers !== undefined && { dropLayers }) });
+  if (method === 'flap' && config.attentionBias && ffn !== undefined)
+    throw invalid('method', "flap adds a bias to down_proj, which qwen2 has not: use 'wanda' or 'activation'");
+}
+
+/** What a plan asks of private text (charged.ts). @throws LearndError('invalid') for what no release tells */
+export function neededOf(config: ModelConfig, plan: PruneByTextPlan): { channels: Channel[]; influence: boolean } {
+  const { ffn, dropLayers = 0, layersBy = 'influence', method = defaultMethod(config) } = plan;
+  checkPlan(config, plan);
+  if (dropLayers > 0 && layersBy === 'sleb')
+    throw invalid('layers-by', 'sleb measures the loss on the text again and again: private text is looked at once');
+  const channels: Channel[] = [];
+  if (ffn !== undefined && method === 'flap') channels.push('mean', 'rms');
+  if (ffn !== undefined && method === 'wanda') channels.push('mean', 'rms');
+  if (ffn !== undefined && method === 'activation') channels.push('meanAbs');
+  const influence = dropLayers > 0 && layersBy === 'influence';
+  if (channels.length === 0 && !influence)
+    throw invalid('calibration', `${method} looks at no text: there is nothing to calibrate on private text`);
+  return { channels, influence };
+}
+
 export interface PrunedByText extends PrunedModel {
   /** Layers dropped one after another, with the calibration loss after each; for `sleb`. */
   readonly sleb?: readonly DroppedLayer[];
@@ -39,18 +66,20 @@ export function pruneByText(
   engine: () => EngineModel,
   sequences: readonly (readonly number[])[],
   plan: PruneByTextPlan,
-  options: { onProgress?: (stage: string, done: number, total: number) => void } = {},
+  options: {
+    onProgress?: (stage: string, done: number, total: number) => void;
+    /** Used instead of the text, which is then not looked at: what was released of private text. */
+    statistics?: CalibrationStatistics;
+  } = {},
 ): PrunedByText {
   const { config } = source;
   const { ffn, dropLayers = 0, layersBy = 'influence', uneven, seed } = plan;
-  const { method = config.attentionBias ? 'activation' : 'flap' } = plan;
-  if (method === 'flap' && config.attentionBias && ffn !== undefined) {
-    throw invalid('method', "flap adds a bias to down_proj, which qwen2 has not: use 'wanda' or 'activation'");
-  }
+  const { method = defaultMethod(config) } = plan;
+  checkPlan(config, plan);
   const byStatistics = (ffn !== undefined && needsText(method)) || (dropLayers > 0 && layersBy === 'influence');
-  let statistics: CalibrationStatistics | undefined;
+  let { statistics } = options;
   let sleb: DroppedLayer[] | undefined;
-  if (byStatistics || (dropLayers > 0 && layersBy === 'sleb')) {
+  if (statistics === undefined && (byStatistics || (dropLayers > 0 && layersBy === 'sleb'))) {
     const model = engine();
     try {
       if (byStatistics) {

@@ -84,7 +84,8 @@ export function prune(
   return { config: pruned, weights: edited, keptLayers, parameters: [parameters(weights), parameters(edited)] };
 }
 
-function check(config: ModelConfig, importance: Importance, plan: PrunePlan): void {
+/** What of a plan can be seen without looking at a text. @throws LearndError('invalid') */
+export function checkShape(config: ModelConfig, plan: PrunePlan): void {
   const { ffn: width, dropLayers: drop, layers } = plan;
   const widest = Math.max(...config.ffn);
   if (width === undefined && drop === undefined && layers === undefined)
@@ -106,6 +107,11 @@ function check(config: ModelConfig, importance: Importance, plan: PrunePlan): vo
   if (drop !== undefined && (!Number.isInteger(drop) || drop < 0 || drop > most)) {
     throw invalid('drop_layers', `${drop} is not between 0 and ${most}: the first and the last layer stay`);
   }
+}
+
+function check(config: ModelConfig, importance: Importance, plan: PrunePlan): void {
+  checkShape(config, plan);
+  const { ffn: width, dropLayers: drop } = plan;
   if (drop !== undefined && importance.blockInfluence.length !== config.layers) {
     throw invalid('importance.blockInfluence', `has ${importance.blockInfluence.length} of ${config.layers} layers`);
   }

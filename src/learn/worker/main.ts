@@ -15,6 +15,7 @@ const jobs: Record<JobName, () => Promise<Job>> = {
   'measure-constraints': async () => (await import('./jobs/measure-constraints.ts')).measureConstraints,
   merge: async () => (await import('./jobs/merge.ts')).merge,
   prune: async () => (await import('./jobs/prune.ts')).prune,
+  calibrate: async () => (await import('./jobs/calibrate.ts')).calibrate,
   quantize: async () => (await import('./jobs/quantize.ts')).quantize,
   speed: async () => (await import('./jobs/speed.ts')).speed,
 };

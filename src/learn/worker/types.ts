@@ -114,10 +114,26 @@ export interface Jobs {
       uneven?: boolean;
       seed?: string;
       calibration: readonly string[];
+      /** What `calibrate` released of private text: used instead of it. */
+      statistics?: string;
       threads: number;
       out: string;
     };
     result: ModelResult & { readonly keptLayers: readonly number[] };
+  };
+  /** Statistics of private text for a pruning of this very model, released under noise: one step over all units. */
+  calibrate: {
+    input: {
+      files: Pick<ModelFiles, 'model' | 'adapter'>;
+      documents: readonly UnitText[];
+      ffn?: number;
+      dropLayers?: number;
+      noise: NoiseInput;
+      threads: number;
+      out: string;
+    };
+    /** `units` as the noised release counts them; `kept`: share of the differences from public text that stood out of the noise. */
+    result: { readonly file: WrittenBlob; readonly units: number; readonly kept: number; readonly seconds: number };
   };
   /** Trains a model towards another on public text. */
   distill: {

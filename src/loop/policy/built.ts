@@ -21,8 +21,6 @@ export function notBuilt(action: Action): LearndError | undefined {
       const missing = augmentNotBuilt(action);
       return missing === undefined ? undefined : laterVersion(missing);
     }
-    case 'prune':
-      return action.calibration === 'private' ? laterVersion('prune with private calibration') : undefined;
     default:
       return undefined;
   }

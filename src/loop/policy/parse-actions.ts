@@ -8,6 +8,7 @@ import {
   CONSTRAINT_SHAPES,
   type Constraint,
 } from '../../events/actions.ts';
+  calibrationFault,
 import { parsePattern } from '../../learn/training/constraints/index.ts';
 import { chainNotBuilt } from './built.ts';
 import { type Collector, reportIssues } from './collect.ts';
@@ -131,6 +132,11 @@ function meaningful(action: Action, path: Path, budget: number, to: Collector): 
     return false;
   }
   if (action.do === 'pretrain' && action.objective !== 'mixed') {
+  if (action.do === 'prune') {
+    const fault = calibrationFault(action);
+    if (fault !== undefined) return wrong(...fault);
+    return action.epsilon === undefined || affordable(action.epsilon, wrong, budget, to);
+  }
     const alone = (['masked_share', 'bidirectional'] as const).find(name => action[name] !== undefined);
     if (alone !== undefined) return wrong(alone, 'belongs to objective: mixed');
   }

@@ -19,10 +19,10 @@ const CALIBRATION_DOCUMENTS = 128;
 /** Needs nobody's documents, so a card can always say what a step cost. */
 const MEASURED_ON = PUBLIC_SENTENCES.slice(0, 48);
 
-/** Prunes, distils and quantizes by public text alone, which costs no privacy; heads name their own feature file and are carried over. */
+/** Prunes, distils and quantizes by public text, or what was released of private text before, which costs no more privacy; heads name their own feature file and are carried over. */
 export function compressStep(ports: RoundPorts): Step {
   return async (round, signal) => {
-    const { compression = {}, manifest } = workOf(round);
+    const { compression = {}, manifest, trained = [] } = workOf(round);
     const { prune, distill, quantize } = compression;
     if (!manifest || (!prune && !distill && !quantize)) return { to: 'compressed' };
     const folder = await freshFolder(ports.settings.data, round.id);
@@ -58,11 +58,16 @@ export function compressStep(ports: RoundPorts): Step {
       scores = await score();
       if (prune) {
         const before = next.model.parameters;
-        const calibration = [...PUBLIC_SENTENCES, ...(await publicTexts(ports.db, CALIBRATION_DOCUMENTS))];
+        const released = trained.find(part => part.statistics !== undefined)?.statistics;
+        const texts = async () => [...PUBLIC_SENTENCES, ...(await publicTexts(ports.db, CALIBRATION_DOCUMENTS))];
+        const calibration = released === undefined ? await texts() : [];
         const files = await languageFiles(ports.artifacts, next);
         const result = await worker.call(
           'prune',
-          { files, ...prune, calibration, threads: worker.threads, out: join(folder, 'pruned.gguf') },
+          {
+            ...{ files, ...prune, calibration, threads: worker.threads, out: join(folder, 'pruned.gguf') },
+            ...(released && { statistics: await ports.artifacts.path(released) }),
+          },
           call,
         );
         if (!(result.parameters < before))

@@ -5,6 +5,7 @@ import type { Queryable } from '../../store/database.ts';
 import { declare, reserve } from '../../store/ledger.ts';
 import { freezeDocuments, freezeHoldout, publicSources } from '../../store/round-rows.ts';
 import type { RoundRow } from '../../store/rounds.ts';
+import { calibrationTraining } from './calibrate.ts';
 import { teacherVersion } from './distill.ts';
 import type { Outcome, Step } from './machine.ts';
 import { documentTraining } from './plan-documents.ts';
@@ -95,6 +96,18 @@ async function freezeAndReserve(
         });
     }
   }
+  const prune = program.prune && pruningOf(program.prune);
+  if (prune && program.prune?.calibration === 'private') {
+    const perUnit = settings.privacy.examples_per_user;
+    view.documents = await freezeDocuments(tx, round.id, { perUnit, publicOnly: false });
+    if (view.documents === 0)
+      throw nothing(
+        'there is no document that pruning may be calibrated on',
+        'Send documents, or prune with calibration: public',
+      );
+    trainings.push(calibrationTraining(ports, prune, program.prune.epsilon!, budget.delta));
+    notes.push('pruning is calibrated on private documents, by one noised release');
+  }
   const mechanisms = trainings.flatMap(training => mechanismsOf(training));
   if (mechanisms.length > 0) {
     const { expected_users } = settings.privacy;
@@ -119,12 +132,7 @@ async function freezeAndReserve(
   }
   await freezeHoldout(tx, round.id, settings.tasks, MEASURED);
   const compression: Compression = {
-    ...(program.prune && {
-      prune: {
-        ...(program.prune.ffn !== undefined && { ffn: program.prune.ffn }),
-        ...(program.prune.drop_layers !== undefined && { dropLayers: program.prune.drop_layers }),
-      },
-    }),
+    ...(prune && { prune }),
     ...(program.distill && { distill: await distillation(tx, program.distill) }),
     ...(program.quantize && { quantize: program.quantize.type }),
   };
@@ -135,6 +143,11 @@ async function freezeAndReserve(
   };
   return { epsilon: mechanisms.length > 0 ? epsilon(mechanisms, budget.delta) : 0, work: { ...work } };
 }
+
+const pruningOf = ({ ffn, drop_layers: dropLayers }: ActionOf<'prune'>): NonNullable<Compression['prune']> => ({
+  ...(ffn !== undefined && { ffn }),
+  ...(dropLayers !== undefined && { dropLayers }),
+});
 
 async function distillation(tx: Queryable, { teacher, max_minutes }: ActionOf<'distill'>) {
   return {

@@ -1,5 +1,10 @@
 import { invalid, LearndError, laterVersion } from '../../base/errors.ts';
-import { type Action, type ActionOf, augmentNotBuilt } from '../../events/actions.ts';
+import {
+  type Action,
+  type ActionOf,
+  augmentNotBuilt,
+  calibrationFault,
+} from '../../events/actions.ts';
 import { type ConstraintSpec, declaredConstraint } from '../../learn/training/constraints/declared.ts';
 import type { Gaps } from '../../learn/training/pretrain-examples.ts';
 
@@ -82,6 +87,7 @@ export function programOf(actions: readonly Action[]): Program {
     if (chain.filter(action => action.do === name).length > 1)
       throw invalid('do', `${name} appears twice in one round`);
   return {
+  for (const action of chain) if (action.do === 'prune') checkCalibration(action);
     kind: 'candidate',
     finetunes: chain.flatMap(action =>
       action.do === 'pretrain' ? [pretrained(action)] : action.do === 'finetune' ? [finetune(action)] : [],
@@ -93,6 +99,11 @@ export function programOf(actions: readonly Action[]): Program {
 }
 
 /** Without a teacher of its own it learns from what pruning made smaller: there must be something to recover. */
+function checkCalibration(action: ActionOf<'prune'>): void {
+  const fault = calibrationFault(action);
+  if (fault !== undefined) throw invalid(...fault);
+}
+
 function distilled(chain: readonly Action[]): ActionOf<'distill'> | undefined {
   const action = chain.find(part => part.do === 'distill');
   if (action !== undefined && action.teacher === undefined && !chain.some(part => part.do === 'prune'))

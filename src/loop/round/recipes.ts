@@ -15,6 +15,9 @@ export interface Recipe {
 /** The clip of the histogram: every unit with a token to count has a norm above 1. */
 export const HISTOGRAM_CLIP: Clip = { kind: 'flat', bound: 1 };
 
+/** The clip of private calibration: vectors are made with a norm of at most 1 (compress/charged.ts). */
+export const CALIBRATION_CLIP: Clip = { kind: 'flat', bound: 1 };
+
 export const RECIPES: Readonly<Record<'head' | 'norms' | 'lora' | 'full', Recipe>> = {
   head: { steps: HEAD_STEPS, unitsPerStep: Number.POSITIVE_INFINITY, clip: HEAD_CLIP },
   // Every unit normalised to 1, 400-600 units a step, 5-12 steps.

@@ -11,6 +11,7 @@ import { appendEvent } from '../../store/outbox.ts';
 import { viewDocuments, viewLabels } from '../../store/round-rows.ts';
 import { noteProgress, noteWork, type RoundRow } from '../../store/rounds.ts';
 import { getVersion, listVersions } from '../../store/versions.ts';
+import { calibrate } from './calibrate.ts';
 import { addEvidence, type CanaryRecord, canariesOf, labelRecords, takingPart, textRecords } from './canaries.ts';
 import { checkHead, checkText } from './check.ts';
 import { checkpointFolder, freshFolder, keep, languageFiles, removeFolder } from './files.ts';
@@ -117,6 +118,8 @@ function trainOne(
       return trainHead(context, manifest, training, constraints);
     case 'feedback':
       return trainFeedback(context, manifest, training, constraints);
+    case 'calibration':
+      return calibrate(context, manifest, training);
     default:
       return trainText(context, manifest, training, constraints);
   }

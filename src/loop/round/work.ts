@@ -65,7 +65,15 @@ export interface FeedbackTraining extends TrainingBase, Forgetting {
   readonly noise: Noise;
 }
 
-export type Training = HeadTraining | TextTraining | FeedbackTraining;
+/** Trains nothing: statistics of private documents for the pruning that follows, released as a training's steps are. */
+export interface CalibrationTraining extends TrainingBase {
+  readonly kind: 'calibration';
+  readonly noise: Noise;
+  readonly ffn?: number;
+  readonly dropLayers?: number;
+}
+
+export type Training = HeadTraining | TextTraining | FeedbackTraining | CalibrationTraining;
 
 export interface Compression {
   readonly prune?: { readonly ffn?: number; readonly dropLayers?: number };
@@ -88,6 +96,8 @@ export interface Trained {
 
 export interface Figures {
   readonly champion: Card;
+  /** What calibration released. */
+  readonly statistics?: Blob;
   readonly candidate: Card;
   /** The candidate's results for the monitor; kept until it is published. */
   readonly seed: Seed;

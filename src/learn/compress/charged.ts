@@ -1,0 +1,246 @@
+import { invalid } from '../../base/errors.ts';
+import type { EngineModel } from '../model/engine/index.ts';
+import type { DpPlan } from '../privacy/index.ts';
+import type { CalibrationStatistics } from './statistics.ts';
+import { type Channel, eachUnit, type UnitStatistics } from './unit-statistics.ts';
+
+/**
+ * Calibration on private text as one release. Each unit gives ONE vector: how its own statistics differ from those of public text, in
+ * units of the public ones, divided by a public length and clipped to norm 1, beside a coordinate that says that it is there. The vectors
+ * are summed, noise is added once, and everything that pruning then uses (scores, influence, the means of the bias compensation)
+ * follows from that sum and from public text.
+ */
+export interface ChargedRequest {
+  readonly model: EngineModel;
+  /** Each unit's sequences in tokens. */
+  readonly units: readonly (readonly (readonly number[])[])[];
+  /** Public text in tokens, some hundred sequences: what the statistics are measured against. */
+  readonly publicText: readonly (readonly number[])[];
+  /** One step at sample rate 1 (every unit, once), with a flat clip at 1. */
+  readonly plan: DpPlan;
+  /** What will be needed: what is not asked for takes none of the clipped norm. */
+  readonly channels: readonly Channel[];
+  readonly influence: boolean;
+  readonly maxTokens?: number;
+  readonly onProgress?: (done: number, total: number) => void | Promise<void>;
+}
+
+/** All of it follows from the noised sum and public text: it may be told. */
+export interface ReleasedStatistics extends CalibrationStatistics {
+  /** Units, as the noised sum counts them. */
+  readonly units: number;
+  /** How much of the differences stood out of the noise: 0 none, so that the statistics are those of public text, to 1. */
+  readonly kept: number;
+}
+
+/** Share of a unit's norm that says "here", so that more units than expected do not count as larger differences. */
+const PRESENCE = 0.1;
+/** No coordinate differs by more than this many public scales: a few neurons with rare large activations would take the whole norm. */
+const LARGEST = 3;
+/** Of its layer's mean scale: what is never active on public text would differ without bound. */
+const LEAST_SCALE = 0.1;
+/** Squared norm of all layers' influences beside that of the neurons: they are few, and little noise on them costs the others nothing. */
+const INFLUENCE_SHARE = 0.1;
+
+/** Public constants that a unit's vector is made with. */
+export interface PublicNorm {
+  readonly channels: readonly Channel[];
+  readonly influence: boolean;
+  /** Mean and scale of each coordinate, in the vector's order: channels, then layers' influences. */
+  readonly center: Float64Array;
+  readonly scale: Float64Array;
+  /** E x^2 of each neuron, for the variances. [layers][ffn] */
+  readonly squares: readonly Float64Array[];
+  /** Differences are divided by it: the median norm of public texts' own differences. */
+  readonly bound: number;
+  readonly public: Readonly<Record<Channel, readonly Float64Array[]>>;
+  readonly publicInfluence: Float64Array;
+}
+
+const ALL: readonly Channel[] = ['mean', 'rms', 'meanAbs'];
+
+/** From public text alone, each text as a unit of its own. */
+export async function publicNorm({
+  model,
+  publicText,
+  channels,
+  influence,
+  maxTokens,
+}: Pick<ChargedRequest, 'model' | 'publicText' | 'channels' | 'influence' | 'maxTokens'>): Promise<PublicNorm> {
+  const texts = publicText.filter(tokens => tokens.length > 0).map(tokens => [tokens]);
+  if (texts.length < 2)
+    throw invalid('publicText', 'private calibration is measured against at least two public texts');
+  if (channels.length === 0 && !influence) throw invalid('channels', 'nothing to calibrate');
+  const { ffn, layers } = model.config;
+  const zeros = () => ffn.map(width => new Float64Array(width));
+  const means = { mean: zeros(), rms: zeros(), meanAbs: zeros() };
+  const squares = zeros();
+  const influences: Float32Array[] = [];
+  const pass = { channels: ALL, ...(maxTokens !== undefined && { maxTokens }) };
+  await eachUnit(model, texts, pass, (_, found) => {
+    for (const channel of ALL)
+      for (const [layer, values] of found.channels[channel]!.entries())
+        for (let j = 0; j < values.length; j++) means[channel][layer]![j]! += values[j]! / texts.length;
+    for (const [layer, values] of found.channels.rms!.entries())
+      for (let j = 0; j < values.length; j++) squares[layer]![j]! += values[j]! ** 2 / texts.length;
+    influences.push(found.influence);
+  });
+  const publicInfluence = Float64Array.from({ length: layers }, (_, l) => average(influences.map(row => row[l]!)));
+  const spread = Float64Array.from({ length: layers }, (_, l) =>
+    Math.sqrt(average(influences.map(row => (row[l]! - publicInfluence[l]!) ** 2)) + 1e-12),
+  );
+  const center = [...channels.flatMap(channel => means[channel].flatMap(row => [...row]))];
+  const scale = [
+    ...channels.flatMap(channel =>
+      // A mean is small beside what it is the mean of.
+      (channel === 'meanAbs' ? means.meanAbs : means.rms).flatMap(row => {
+        const least = LEAST_SCALE * average(row) + 1e-12;
+        return Array.from(row, value => Math.max(value, least));
+      }),
+    ),
+  ];
+  const norm = {
+    ...{ channels, influence, squares, public: means, publicInfluence },
+    center: Float64Array.from(influence ? [...center, ...publicInfluence] : center),
+    scale: Float64Array.from(influence ? [...scale, ...spread] : scale),
+  };
+  // Two looks at the same text: the lengths are known only once center and scale are.
+  const lengths: { neurons: number; layers: number }[] = [];
+  const neurons = center.length;
+  await eachUnit(model, texts, { ...pass, channels }, (_, found) => {
+    const x = differences(found, { ...norm, bound: 1 });
+    const square = (from: number, to: number) => x.subarray(from, to).reduce((sum, v) => sum + v * v, 0);
+    lengths.push({ neurons: square(0, neurons), layers: square(neurons, x.length) });
+  });
+  const weight =
+    neurons === 0
+      ? 1
+      : Math.sqrt(
+          (INFLUENCE_SHARE * average(lengths.map(l => l.neurons))) /
+            Math.max(1e-12, average(lengths.map(l => l.layers))),
+        );
+  for (let i = neurons; i < norm.scale.length; i++) norm.scale[i]! /= weight;
+  const norms = lengths.map(l => Math.sqrt(l.neurons + weight ** 2 * l.layers)).sort((a, b) => a - b);
+  return { ...norm, bound: Math.max(1e-9, norms[Math.floor(norms.length / 2)]!) };
+}
+
+const average = (values: ArrayLike<number>): number => {
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) sum += values[i]!;
+  return sum / values.length;
+};
+
+/** A unit's statistics less the public ones, over their scale and the public length. */
+function differences(
+  { channels, influence }: UnitStatistics,
+  norm: Pick<PublicNorm, 'channels' | 'center' | 'scale' | 'bound' | 'influence'>,
+): Float64Array {
+  const { center, scale, bound } = norm;
+  const out = new Float64Array(center.length);
+  let at = 0;
+  const add = (values: Float32Array, most: number): void => {
+    for (let j = 0; j < values.length; j++, at++) {
+      const x = (values[j]! - center[at]!) / scale[at]!;
+      out[at] = Math.max(-most, Math.min(most, x)) / bound;
+    }
+  };
+  for (const channel of norm.channels) for (const row of channels[channel]!) add(row, LARGEST);
+  if (norm.influence) add(influence, Number.POSITIVE_INFINITY);
+  return out;
+}
+
+/** A unit's vector [differences ; presence], of norm at most 1; zeros where a statistic is not finite. */
+export function unitVector(statistics: UnitStatistics, norm: PublicNorm): Float64Array {
+  const x = differences(statistics, norm);
+  const out = new Float64Array(x.length + 1);
+  const length = Math.sqrt(x.reduce((sum, v) => sum + v * v, 0));
+  if (!Number.isFinite(length)) return out;
+  const factor = Math.min(1, Math.sqrt(1 - PRESENCE ** 2) / Math.max(length, 1e-12));
+  for (let i = 0; i < x.length; i++) out[i] = factor * x[i]!;
+  out[x.length] = PRESENCE;
+  return out;
+}
+
+/** The sum of the units' vectors, before any noise: a private quantity, which never leaves the process. */
+export async function clippedSum(request: ChargedRequest, norm: PublicNorm): Promise<Float64Array> {
+  const { model, units, plan, channels, maxTokens, onProgress } = request;
+  const sum = new Float64Array(norm.center.length + 1);
+  const pass = {
+    channels,
+    ...(maxTokens !== undefined && { maxTokens }),
+    ...(onProgress !== undefined && { onProgress }),
+  };
+  await eachUnit(model, units, pass, (_, found) => {
+    const vector = unitVector(found, norm);
+    const factor = plan.clipFactor(Math.sqrt(vector.reduce((total, v) => total + v * v, 0)));
+    for (let i = 0; i < sum.length; i++) sum[i]! += factor * vector[i]!;
+  });
+  return sum;
+}
+
+/**
+ * Statistics of private text under the plan's noise. A plan makes one release: asked again it refuses.
+ * @throws LearndError('invalid') when the plan is not one step over all units with a flat clip at 1
+ */
+export async function chargedStatistics(request: ChargedRequest): Promise<ReleasedStatistics> {
+  const { plan, units } = request;
+  if (plan.steps !== 1 || plan.sampleRate !== 1)
+    throw invalid('plan', 'calibration is one release over every unit: a plan of 1 step at sample rate 1');
+  if (plan.clip.kind !== 'flat' || plan.sensitivity !== 1)
+    throw invalid('plan.clip', 'the vectors of calibration have a norm of at most 1: a flat clip at 1');
+  if (plan.units !== units.length)
+    throw invalid('units', `the plan was made for ${plan.units} units, there are ${units.length}`);
+  const norm = await publicNorm(request);
+  const sum = await clippedSum(request, norm);
+  const noise = plan.noise(0, sum.length, 'calibration');
+  for (let i = 0; i < sum.length; i++) sum[i]! += noise[i]!;
+  return statisticsFrom(sum, norm, plan, request.model.config.ffn);
+}
+
+/**
+ * Post-processing of the noised sum. The mean difference is over the expected units, a public constant, or over the counted ones where
+ * those are more; what the noise alone could have made of a layer's differences is taken off them by positive-part James-Stein
+ * shrinkage, towards public text.
+ */
+export function statisticsFrom(
+  sum: Float64Array,
+  norm: PublicNorm,
+  plan: Pick<DpPlan, 'divisor' | 'gradientNoise' | 'sensitivity'>,
+  ffn: readonly number[],
+): ReleasedStatistics {
+  const counted = sum.at(-1)! / PRESENCE;
+  const divisor = Math.max(plan.divisor, counted);
+  const toMean = norm.bound / divisor;
+  const variance = (plan.gradientNoise * plan.sensitivity * toMean) ** 2;
+  const kept: number[] = [];
+  let at = 0;
+  const take = (width: number): Float64Array => {
+    const mean = Float64Array.from(sum.subarray(at, at + width), v => v * toMean);
+    const share = Math.max(0, 1 - variance / Math.max(1e-300, average(mean.map(v => v * v))));
+    kept.push(share);
+    const out = mean.map((v, i) => norm.center[at + i]! + share * v * norm.scale[at + i]!);
+    at += width;
+    return out;
+  };
+  const found = { ...norm.public };
+  for (const channel of norm.channels) found[channel] = ffn.map(take);
+  const influence = norm.influence ? take(ffn.length) : norm.publicInfluence;
+  // A unit's root of a mean is not the root of the mean, but both grow by the same factor.
+  const variances = found.rms.map((row, layer) =>
+    row.map((rms, j) => {
+      const before = norm.public.rms[layer]![j]!;
+      const ratio = before > 0 ? Math.max(LEAST_SCALE, rms / before) : 1;
+      const square = norm.squares[layer]![j]! * ratio ** 2;
+      return Math.max(0.01 * square, square - found.mean[layer]![j]! ** 2);
+    }),
+  );
+  return {
+    meanAbs: found.meanAbs.map(row => row.map(v => Math.max(0, v))),
+    mean: found.mean,
+    variance: variances,
+    influence,
+    tokens: 0,
+    units: Math.max(0, Math.round(counted)),
+    kept: average(kept),
+  };
+}
