@@ -7,8 +7,8 @@ import {
   CONSTRAINT_KINDS,
   CONSTRAINT_SHAPES,
   type Constraint,
-} from '../../events/actions.ts';
   calibrationFault,
+} from '../../events/actions.ts';
 import { parsePattern } from '../../learn/training/constraints/index.ts';
 import { chainNotBuilt } from './built.ts';
 import { type Collector, reportIssues } from './collect.ts';
@@ -131,12 +131,12 @@ function meaningful(action: Action, path: Path, budget: number, to: Collector): 
     to.error(source.value(path), path, 'prune needs ffn (width kept) or drop_layers (number dropped)');
     return false;
   }
-  if (action.do === 'pretrain' && action.objective !== 'mixed') {
   if (action.do === 'prune') {
     const fault = calibrationFault(action);
     if (fault !== undefined) return wrong(...fault);
     return action.epsilon === undefined || affordable(action.epsilon, wrong, budget, to);
   }
+  if (action.do === 'pretrain' && action.objective !== 'mixed') {
     const alone = (['masked_share', 'bidirectional'] as const).find(name => action[name] !== undefined);
     if (alone !== undefined) return wrong(alone, 'belongs to objective: mixed');
   }

@@ -86,8 +86,8 @@ export function programOf(actions: readonly Action[]): Program {
   for (const name of ['pretrain', 'prune', 'distill', 'quantize'] as const)
     if (chain.filter(action => action.do === name).length > 1)
       throw invalid('do', `${name} appears twice in one round`);
-  return {
   for (const action of chain) if (action.do === 'prune') checkCalibration(action);
+  return {
     kind: 'candidate',
     finetunes: chain.flatMap(action =>
       action.do === 'pretrain' ? [pretrained(action)] : action.do === 'finetune' ? [finetune(action)] : [],
@@ -98,12 +98,12 @@ export function programOf(actions: readonly Action[]): Program {
   };
 }
 
-/** Without a teacher of its own it learns from what pruning made smaller: there must be something to recover. */
 function checkCalibration(action: ActionOf<'prune'>): void {
   const fault = calibrationFault(action);
   if (fault !== undefined) throw invalid(...fault);
 }
 
+/** Without a teacher of its own it learns from what pruning made smaller: there must be something to recover. */
 function distilled(chain: readonly Action[]): ActionOf<'distill'> | undefined {
   const action = chain.find(part => part.do === 'distill');
   if (action !== undefined && action.teacher === undefined && !chain.some(part => part.do === 'prune'))

@@ -1,7 +1,7 @@
 /** What `rounds.work` holds: everything a resumed round needs, and no private text. */
 
 import type { Seed } from '../../events/holdout.ts';
-import type { Card, CompressionFigure, VersionManifest } from '../../learn/model/version.ts';
+import type { Blob, Card, CompressionFigure, VersionManifest } from '../../learn/model/version.ts';
 import type { Mechanism } from '../../learn/privacy/mechanism.ts';
 import type { ConstraintReport, ConstraintSpec } from '../../learn/training/constraints/spec.ts';
 import type { Gaps } from '../../learn/training/pretrain-examples.ts';
@@ -92,12 +92,12 @@ export interface Trained {
   readonly seconds: number;
   /** Tokens with a bias, of all rounds together. */
   readonly biased?: number;
+  /** What calibration released. */
+  readonly statistics?: Blob;
 }
 
 export interface Figures {
   readonly champion: Card;
-  /** What calibration released. */
-  readonly statistics?: Blob;
   readonly candidate: Card;
   /** The candidate's results for the monitor; kept until it is published. */
   readonly seed: Seed;
