@@ -77,7 +77,11 @@ function giveUp(why: string): void {
  * of few numbers, or of none, lets go of the memory for many.
  */
 export function expectNoise(parts: readonly NoisePart[]): void {
-  for (const { order } of expected.values()) if (order !== undefined) collect(order)?.release();
+  for (const { order } of expected.values()) {
+    if (order === undefined) continue;
+    collect(order);
+    order.block.release();
+  }
   expected.clear();
   const sizes = parts.map(({ n }) => NoiseRing.room(n));
   const total = sizes.reduce((sum, size) => sum + size, 0);
@@ -92,36 +96,38 @@ export function expectNoise(parts: readonly NoisePart[]): void {
 }
 
 /** The part's numbers, announced or not. Once for each key: whoever needs them again keeps them. */
-export const takeNoise = (part: NoisePart): Float32Array =>
-  takeAhead(part) ?? new SecureStream(part.key).normal(part.n, part.std);
-
-/** What the thread has made, or is making, of a part; undefined where it has not begun, and then it never will. */
-export function takeAhead(part: NoisePart): Float32Array | undefined {
-  const block = takeBlock(part);
-  const copy = block?.data.slice();
-  block?.release();
-  return copy;
+export function takeNoise(part: NoisePart): Float32Array {
+  const taken = takeBlock(part);
+  const numbers = taken?.made === true ? taken.block.data.slice() : new SecureStream(part.key).normal(part.n, part.std);
+  taken?.block.release();
+  return numbers;
 }
 
-/** `takeNoise` as a tensor [n], which the caller disposes; then its memory serves the parts to come. */
+/**
+ * `takeNoise` as a tensor [n], which the caller disposes; then its memory serves the parts to come. What is made here lies in the same
+ * memory: arrays of its own wait for a garbage collector, 170 MB of them in the steps before the thread has started.
+ */
 export function takeNoiseTensor(part: NoisePart): Tensor {
-  const tf = tensorflow();
-  const block = takeBlock(part);
-  if (block === undefined) return tf.tensor1d(takeNoise(part));
-  // TensorFlow takes the numbers where they lie, as they lie at a multiple of 64 bytes.
-  const tensor = tf.tensor1d(block.data);
-  block.lend(tensor);
+  const taken = takeBlock(part);
+  const block = taken?.block ?? ring?.take(part.n);
+  const data = block?.data ?? new Float32Array(part.n);
+  if (taken?.made !== true) new SecureStream(part.key).fillNormal(data, part.std);
+  const tensor = tensorflow().tensor1d(data);
+  block?.lend(tensor);
+  placeOrders();
   return tensor;
 }
 
-function takeBlock(part: NoisePart): Block | undefined {
+/** Where the thread has made, or is making, a part; what it has not begun it will not make, but the memory is there. */
+function takeBlock(part: NoisePart): { block: Block; made: boolean } | undefined {
   const name = nameOf(part.key);
   const own = expected.get(name);
   expected.delete(name);
-  const block = own?.order && collect(own.order);
-  placeOrders();
-  if (own?.part.n === part.n && own.part.std === part.std) return block;
-  block?.release();
+  if (own?.order === undefined) return undefined;
+  const { block } = own.order;
+  const made = collect(own.order);
+  if (own.part.n === part.n && made !== 'failed') return { block, made: made === 'made' && own.part.std === part.std };
+  block.release();
   return undefined;
 }
 
@@ -140,13 +146,16 @@ function placeOrders(): void {
   }
 }
 
-/** The order's block once it is filled; undefined, and the block free again, where the thread has not begun or has failed. */
-function collect({ claim, block }: Order): Block | undefined {
-  if (Atomics.compareExchange(claim, 0, CLAIM.free, CLAIM.taken) === CLAIM.free) {
-    block.release();
-    return undefined;
-  }
-  if (Atomics.wait(claim, 0, CLAIM.thread, PATIENCE_MS) !== 'timed-out') return block;
+/** Waits for an order that the thread has begun; one that it has not, it will not begin any more. */
+function collect({ claim }: Order): 'made' | 'not begun' | 'failed' {
+  if (Atomics.compareExchange(claim, 0, CLAIM.free, CLAIM.taken) === CLAIM.free) return 'not begun';
+  if (Atomics.wait(claim, 0, CLAIM.thread, PATIENCE_MS) !== 'timed-out') return 'made';
   giveUp(`nothing for ${PATIENCE_MS / 1000} s`);
-  return undefined;
+  return 'failed';
+}
+
+/** Whether the thread has made an announced part already. For tests: whoever takes noise need not know. */
+export function isAhead(part: NoisePart): boolean {
+  const claim = expected.get(nameOf(part.key))?.order?.claim;
+  return claim !== undefined && Atomics.load(claim, 0) === CLAIM.done;
 }
