@@ -54,6 +54,8 @@ const finetune = z.strictObject({
   epsilon: z.union([positive, z.literal('none')]).default('none'),
   rank: count.optional(),
   layers: count.optional(),
+  /** Variants of each example, which count with it as one; true: the usual number. */
+  augment: z.union([z.literal(true), count.max(16)]).optional(),
   user: z.string().optional(),
   text: z.string().optional(),
   label: z.string().optional(),

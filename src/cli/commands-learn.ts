@@ -54,6 +54,7 @@ function trainCommands(program: Command): void {
     .option('--layers <n>', 'only the last blocks (lora, norms)', integer)
     .option('--rate <r>', 'learning rate', number)
     .option('--ema <d>', 'decay of an average of iterates, which is then the result', number)
+    .option('--augment [n]', 'learn from variants, too, which count with their example as one', integer)
     .option('--user <column>', 'column that holds the user')
     .option('--text <column>', 'column that holds the text')
     .option('--label <column>', 'column that holds the label')

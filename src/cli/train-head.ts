@@ -10,14 +10,18 @@ import type { Head } from '../learn/model/types.ts';
 import { epsilon } from '../learn/privacy/index.ts';
 import { checkVocabulary } from '../learn/training/preflight.ts';
 import { destroySeal, partSeed, seal } from '../learn/training/seal.ts';
+import { withVariants } from '../learn/training/variants.ts';
 import { readTrainRows, type TrainRow } from './train-data.ts';
 import { type Begun, peakRssMb, type Trained, type TrainJob } from './train-job.ts';
 import { publicLabels } from './train-labels.ts';
-import { deltaOf, epsilonOf } from './train-options.ts';
+import { deltaOf, epsilonOf, variantsOf } from './train-options.ts';
 import { duration, interrupted, interrupts } from './train-progress.ts';
 
 /** Blocks kept for features: mean pooling is best in the first third of a network (algorithms 11). */
 const LAYERS = 10;
+
+/** Of each example under --augment (EDA, 1901.11196, for a few thousand). */
+const VARIANTS = 4;
 
 /**
  * A classifier outside the daemon. Writes into the folder: `features.gguf` (the first blocks of the model, for llama.cpp),
@@ -27,11 +31,14 @@ const LAYERS = 10;
 export async function trainHead(job: TrainJob): Promise<Trained> {
   const { options } = job;
   const started = performance.now();
-  const rows = readTrainRows(options.file, options);
+  const given = readTrainRows(options.file, options);
   const labels = publicLabels(
     options,
-    rows.map(row => row.label!),
+    given.map(row => row.label!),
   );
+  const count = variantsOf(options, VARIANTS);
+  const seed = Buffer.from(partSeed(job.seed, 'augment')).toString('hex');
+  const rows = count === undefined ? given : await withVariants(given, { seed, count }, labels);
   const holdout =
     options.holdout === undefined
       ? undefined

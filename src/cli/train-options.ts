@@ -22,6 +22,8 @@ export interface TrainOptions {
   readonly layers?: number;
   readonly rate?: number;
   readonly ema?: number;
+  /** Variants of each example, which count with it as one; `true`: so many as a round has. */
+  readonly augment?: number | true;
   readonly user?: string;
   readonly text?: string;
   readonly label?: string;
@@ -56,6 +58,10 @@ export function targetsOf(text: string | undefined): readonly LinearKind[] | und
   return [...new Set(names.flatMap(name => SHORT[name]!))];
 }
 
+/** Variants of each example; undefined: none. */
+export const variantsOf = ({ augment }: Pick<TrainOptions, 'augment'>, usual: number): number | undefined =>
+  augment === true ? usual : augment;
+
 /** null: without noise. */
 export const epsilonOf = (options: Pick<TrainOptions, 'epsilon'>): number | null => {
   if (options.epsilon === 'none') return null;
@@ -87,8 +93,15 @@ export function checkOptions(options: TrainOptions): void {
     if (value !== undefined && !(value > 0 || (name === 'minutes' && value === 0 && options.resume !== undefined)))
       throw invalid(name, `${name} must be above 0, not ${value}`);
   }
-  const { ema, method, label, objective } = options;
+  const { ema, method, label, objective, augment } = options;
   if (ema !== undefined && !(ema >= 0 && ema < 1)) throw invalid('ema', `ema must lie from 0 to below 1, not ${ema}`);
+  if (typeof augment === 'number' && !(augment >= 1 && augment <= 16))
+    throw invalid('augment', `so many variants of an example must be from 1 to 16, not ${augment}`);
+  if (augment !== undefined && objective === 'preference')
+    throw invalid(
+      'augment',
+      'a preference or rating judges the answer to that very prompt, and nobody has judged a variant of it',
+    );
   if (method === 'head' && label === undefined)
     throw invalid('label', 'a head is trained on labels: name their column with --label');
   const given = (names: readonly (keyof TrainOptions)[], allowed: readonly string[], of: string) => {

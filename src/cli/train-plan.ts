@@ -15,6 +15,8 @@ import { deltaOf, epsilonOf, type TrainOptions, targetsOf } from './train-option
 export interface TextData {
   readonly units: readonly (readonly Example[])[];
   readonly objective?: Objective;
+  /** The same units without variants: what a histogram counts, and how many examples there are. Absent: there are none. */
+  readonly plain?: readonly (readonly Example[])[];
 }
 
 export interface Decision {
@@ -39,7 +41,7 @@ const PASSES = 3;
 export function decide(options: TrainOptions, config: ModelConfig, data: TextData): Decision {
   const target = epsilonOf(options);
   const units = data.units.length;
-  const examples = data.units.reduce((sum, unit) => sum + unit.length, 0);
+  const examples = (data.plain ?? data.units).reduce((sum, unit) => sum + unit.length, 0);
   const said: string[] = [];
   let { method: kind } = options;
   let histogramShare = 0;
@@ -77,7 +79,12 @@ export function decide(options: TrainOptions, config: ModelConfig, data: TextDat
       'batch',
       `a batch of ${options.batch} is more than the ${available} ${of} that ${options.file} holds`,
     );
-  if (histogramShare === 1) return { histogramShare, steps: 1, batch: units, said };
+  if (histogramShare === 1) {
+    if (options.augment !== undefined && options.method === 'bias')
+      throw invalid('augment', 'a histogram counts the words as they were written: there is nothing to augment');
+    if (options.augment !== undefined) said.push('without variants: a histogram counts the words as they were written');
+    return { histogramShare, steps: 1, batch: units, said };
+  }
   const method = methodOf(kind as 'full' | 'lora' | 'norms' | 'bias', options, config, target !== null);
   const batch = options.batch ?? Math.min(available, target === null ? PUBLIC_BATCH : PRIVATE_BATCH);
   const steps =

@@ -25,7 +25,7 @@ export async function trainText(job: TrainJob): Promise<Trained> {
       `a sequence of ${sequence} tokens does not fit the model's context of ${checkpoint.config.contextLength}`,
     );
   const { readUnits } = await import('./train-units.ts');
-  const data = readUnits(options, checkpoint, sequence);
+  const data = await readUnits(options, checkpoint, sequence, partSeed(job.seed, 'augment'));
   const decision = decide(options, checkpoint.config, data);
   for (const line of decision.said) process.stderr.write(`${line}\n`);
   const isPrivate = options.epsilon !== 'none';
@@ -155,7 +155,7 @@ async function histogram(job: TrainJob, { model, data, plans, signal, checkpoint
   let said = 0;
   const bias = await vocabularyBias({
     model,
-    units: data.units,
+    units: data.plain ?? data.units,
     ...(plans.histogram === 'public' ? {} : { plan: plans.histogram! }),
     publicText: PUBLIC_SENTENCES.map(text => checkpoint.tokenizer.encode(text)),
     onProgress: async (done, total) => {

@@ -181,13 +181,25 @@ export function calibrationFault({
 
 export type ActionOf<K extends ActionName> = Extract<Action, { do: K }>;
 
-/** What of `augment` this version cannot do: variants are made of labelled texts, for a head. */
+/** What of `augment` this version cannot do. */
 export function augmentNotBuilt(action: ActionOf<'finetune'>): string | undefined {
   const { augment, data, method, objective, constraints = [] } = action;
+  if (augment !== true || data === 'documents') return undefined;
+  const head = method === 'head' || (method === 'auto' && (objective === 'auto' || objective === 'classify'));
+  // A head's would count right answers of a user's variants.
+  return head && constraints.length > 0 ? 'a head with augment under constraints' : undefined;
+}
+
+/** Why `augment` makes no sense with the other parameters: one of them, and the reason. */
+export function augmentSenseless(action: ActionOf<'finetune'>): ['method' | 'objective', string] | undefined {
+  const { augment, method, objective } = action;
   if (augment !== true) return undefined;
-  if (data === 'documents') return 'finetune with augment on documents';
-  if (method !== 'auto' && method !== 'head') return `finetune with augment by method ${method}`;
-  if (objective !== 'auto' && objective !== 'classify') return `finetune with augment by ${objective}`;
-  // They count right answers of a user's own texts.
-  return constraints.length > 0 ? 'finetune with augment under constraints' : undefined;
+  if (method === 'bias')
+    return ['method', 'a histogram counts the words as they were written: bias has nothing to augment'];
+  if (objective === 'preference')
+    return [
+      'objective',
+      'a preference or rating judges the answer to that very prompt, and nobody has judged a variant: preference goes without augment',
+    ];
+  return undefined;
 }

@@ -160,7 +160,7 @@ test('other methods and objectives; auto says why', { timeout: 120_000 }, async 
   const model = await writeTinyModel(folder, 'tiny', 3);
   writeFileSync(at('text.txt'), documents('mail', 60, 5).join('\n'));
   const text = ['--model', model, '--file', at('text.txt'), '--delta', '1e-5'];
-  const auto = await train([...text, '--epsilon', '8', '--steps', '3', '--out', at('auto')]);
+  const auto = await train([...text, '--epsilon', '8', '--steps', '3', '--augment', '--out', at('auto')]);
   assert.match(auto.stderr, /^auto: .*histogram.*norm scales/m);
   assert.match(auto.stderr, /step 3\/3 {2}loss \S+ \(not covered by the noise\) .*epsilon [78]\.\d+ of 8 .*left/);
   assert.ok(auto.result.epsilon! <= 8 && auto.result.epsilon! > 7.9, 'both parts together');

@@ -34,7 +34,7 @@ rules:
   - name: read-on
     when: champion.version == 3
     require: documents.new >= 200
-    do: [{ finetune: { data: documents, method: auto, epsilon: 8, max_minutes: 2 } }]
+    do: [{ finetune: { data: documents, method: auto, epsilon: 8, max_minutes: 2, augment: true } }]
     cooldown: 1h
 budget: { epsilon: 16, delta: 1e-6 }
 `;
@@ -125,6 +125,7 @@ test('documents: perplexity rises, an alarm, a public round and a private one lo
   );
   const third = await champion(daemon, 4, 240_000);
   assert.match(third.notes[0]!, /^auto: a noised histogram of tokens .*240 units at epsilon 8/);
+  assert.match(third.notes[0]!, /up to 2 variants of each document count with it as one in the steps/);
   assert.ok(third.verdict.candidate.perplexity <= third.verdict.champion.perplexity * 1.02);
   t.diagnostic(
     `public ${first.verdict.champion.perplexity.toFixed(1)} -> ${first.verdict.candidate.perplexity.toFixed(1)}; ${[second, third].map(r => `private ${r.verdict.champion.perplexity.toFixed(2)} -> ${r.verdict.candidate.perplexity.toFixed(2)} at epsilon ${r.epsilon.toFixed(2)}: ${r.notes.join(' ')}`).join('; ')}`,

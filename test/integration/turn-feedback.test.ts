@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import type { RoundRow } from '../../src/store/rounds.ts';
+import type { RoundRow as Stored } from '../../src/store/rounds.ts';
 import { eventually, startTestDaemon, type TestDaemon, testFolder } from '../support/daemon.ts';
 import { writeTinyModel } from '../support/tiny-model.ts';
+
+type RoundRow = Stored & { readonly notes: readonly string[] };
 
 /** Every kind of feedback on a tiny model: a rule starts each round, and the version it makes answers. */
 
@@ -13,14 +15,14 @@ privacy: { expected_users: 14 }
 monitor: { every_seconds: 0.5, sample: 64, window: 50, minimum: 10 }
 policy: { every_seconds: 0.5 }
 `;
-const rule = (version: number, objective: string, method: string) => `
+const rule = (version: number, objective: string, method: string, more = '') => `
   - name: from-${objective}
     when: champion.version == ${version}
     require: feedback.new >= 8
-    do: [{ finetune: { data: feedback, method: ${method}, objective: ${objective}, epsilon: 2, max_minutes: 1 } }]
+    do: [{ finetune: { data: feedback, method: ${method}, objective: ${objective}, epsilon: 2, max_minutes: 1${more} } }]
     cooldown: 1h`;
 const POLICIES = `
-rules:${rule(1, 'instruct', 'norms')}${rule(2, 'preference', 'norms')}${rule(3, 'classify', 'lora')}
+rules:${rule(1, 'instruct', 'norms', ', augment: true')}${rule(2, 'preference', 'norms')}${rule(3, 'classify', 'lora', ', augment: true')}
 gate: [candidate.tokens_per_second > 0]
 budget: { epsilon: 8, delta: 1e-6 }
 `;
@@ -75,6 +77,7 @@ test('corrections, then pairs and ratings, then labels: each becomes a version b
   );
   const instruct = await published(daemon, 2);
   assert.match(JSON.stringify(instruct), /instruct/);
+  assert.match(instruct.notes.join('\n'), /up to 2 variants of each example count with it as one/);
 
   const events: object[] = [];
   for (let i = 0; i < 14; i++) {
@@ -97,7 +100,8 @@ test('corrections, then pairs and ratings, then labels: each becomes a version b
       return event('label', `l${i}`, { user, task: 'tone', text: label === 'angry' ? 'broken!' : 'lovely', label });
     }),
   );
-  await published(daemon, 4);
+  const labelled = await published(daemon, 4);
+  assert.match(labelled.notes.join('\n'), /method lora; up to 2 variants/);
   const classified = (await daemon.post('/v1/classify', { task: 'tone', texts: ['lovely'] })) as {
     model: string;
     results: { scores: Record<string, number> }[];

@@ -1,16 +1,15 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { withVariants } from '../../src/learn/worker/jobs/train-head.ts';
-import type { Jobs } from '../../src/learn/worker/types.ts';
+import { withVariants } from '../../src/learn/training/variants.ts';
 
-const noise = { seed: '07'.repeat(32) } as Jobs['train-head']['input']['noise'];
+const four = { seed: `augment:${'07'.repeat(32)}`, count: 4 };
 const labels = ['card_lost', 'balance'];
 const example = (unit: string, text: string) => ({ unit, text, label: 'balance' });
 
 test('what a user gives with variants follows from this user alone', async () => {
   const own = [example('ana', 'How much money do I have in my account?'), example('ana', 'Please tell me my balance.')];
   const of = async (examples: typeof own) =>
-    (await withVariants({ examples, augment: 4, labels, noise })).filter(({ unit }) => unit === 'ana');
+    (await withVariants(examples, four, labels)).filter(({ unit }) => unit === 'ana');
   const alone = await of(own);
   assert.equal(alone.length, 2 * 5);
   assert.ok(new Set(alone.map(({ text }) => text)).size > 5);
@@ -27,10 +26,8 @@ test('a user with many examples has fewer variants, so that every example still 
     const examples = Array.from({ length: Number(size) }, (_, i) =>
       example('cy', `Show me the balance of account ${i}.`),
     );
-    const found = await withVariants({ examples, augment: 4, labels, noise });
+    const found = await withVariants(examples, four, labels);
     assert.equal(found.length, Number(size) * each);
     assert.ok(found.length <= Math.max(64, Number(size)));
   }
-  const plain = [example('di', 'Where is my card?')];
-  assert.equal(await withVariants({ examples: plain, labels, noise }), plain);
 });

@@ -307,13 +307,28 @@ test('private calibration says what it may cost, public calibration nothing', ()
 test('what is in the contract and not built is accepted with a warning', () => {
   for (const [action, what] of [
     [
-      '{ finetune: { data: feedback, method: norms, epsilon: 1, augment: true } }',
-      'finetune with augment by method norms',
+      '{ finetune: { data: feedback, epsilon: 1, augment: true, constraints: [{ kl_to_base: 0.05 }] } }',
+      'a head with augment under constraints',
     ],
   ])
     assert.deepEqual(said(rule({ do: `[${action}]` }), 'warning'), [
       `4:9 ${what} is not available in this version: a round with it will be refused`,
     ]);
+});
+
+test('augment: for labels, corrections and documents; where it makes no sense, the reason', () => {
+  for (const action of [
+    'data: feedback',
+    'data: feedback, method: lora',
+    'data: documents',
+    'data: feedback, objective: instruct',
+  ])
+    assert.deepEqual(said(rule({ do: `[{ finetune: { ${action}, epsilon: 1, augment: true } }]` }), 'warning'), []);
+  for (const [action, reason] of [
+    ['data: documents, method: bias', /a histogram counts the words as they were written/],
+    ['data: feedback, objective: preference', /nobody has judged a variant/],
+  ] as const)
+    assert.match(said(rule({ do: `[{ finetune: { ${action}, epsilon: 1, augment: true } }]` }))[0]!, reason);
 });
 
 test('constraints: read with their defaults; each mistake at its place', () => {

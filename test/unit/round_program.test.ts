@@ -53,11 +53,22 @@ test('what is not built is refused by name', () => {
         return true;
       },
     );
-  later([finetune({ augment: true, method: 'lora' })], /augment by method lora/);
-  later([finetune({ augment: true, data: 'documents' })], /augment on documents/);
-  later([finetune({ augment: true, objective: 'instruct' })], /augment by instruct/);
-  const made = programOf([finetune({ augment: true })]);
-  assert.equal(made.kind === 'candidate' && made.finetunes[0]!.augment, true);
+  const recall = { recall: { task: 't', label: 'a' }, at_least: 0.5, hard: false };
+  later([finetune({ augment: true, constraints: [recall] })], /a head with augment under constraints/);
+  for (const more of [
+    {},
+    { method: 'lora', constraints: [recall] },
+    { data: 'documents' },
+    { objective: 'instruct' },
+  ] as Parameters<typeof finetune>[0][]) {
+    const made = programOf([finetune({ augment: true, ...more })]);
+    assert.equal(made.kind === 'candidate' && made.finetunes[0]!.augment, true);
+  }
+  for (const [field, more] of [
+    ['method', { data: 'documents', method: 'bias' }],
+    ['objective', { objective: 'preference' }],
+  ] as const)
+    assert.throws(() => programOf([finetune({ augment: true, ...more })]), { code: 'invalid', field });
   later([quantize, prune], /quantize, prune/);
 });
 

@@ -44,7 +44,11 @@ export interface DocumentsRequest
     | 'checkpoint'
     | 'resume'
     | 'beside'
-  >;
+    | 'objective'
+  > & {
+    /** Of as many units: their examples with variants, in place of `units`, which a histogram counts as they are. */
+    readonly units?: TrainRequest['units'];
+  };
   /**
    * Asked after the histogram, with the number of units that it counted (under its noise, so asking costs nothing more): why the
    * steps are not worth theirs. undefined: they are taken.
@@ -123,7 +127,7 @@ function lowerOf({ model, units, histogram, steps, lower, maxTokens = 1024, cach
   if (lower !== undefined || steps === undefined || histogram === undefined) return lower;
   const from = firstTrained(model, steps.method);
   if (from === 0) return undefined;
-  return { cache: new HiddenCache(cacheBytes, units.flat(), model.config.hidden, maxTokens), from };
+  return { cache: new HiddenCache(cacheBytes, (steps.units ?? units).flat(), model.config.hidden, maxTokens), from };
 }
 
 const firstTrained = (model: EngineModel, method: Method): number =>

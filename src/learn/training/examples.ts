@@ -11,11 +11,34 @@ export function unitExamples(
   sequenceLength: number,
   maxExamples = Number.POSITIVE_INFINITY,
 ): Example[] {
+  const alone = documents.map(tokens => ({ tokens, variants: [] }));
+  return unitGroups(alone, sequenceLength, maxExamples).map(([example]) => example!);
+}
+
+/** A document with other wordings of it, all in tokens. */
+export interface VariedDocument {
+  readonly tokens: readonly number[];
+  readonly variants: readonly (readonly number[])[];
+}
+
+/**
+ * The same examples, each with the pieces that stand at its place in the variants of its document (fewer where a variant is shorter).
+ * Which examples there are does not depend on the variants.
+ */
+export function unitGroups(
+  documents: readonly VariedDocument[],
+  sequenceLength: number,
+  maxExamples = Number.POSITIVE_INFINITY,
+): Example[][] {
   checkLength(sequenceLength);
-  const pieces: Example[] = [];
-  for (const tokens of documents)
+  const pieces: Example[][] = [];
+  for (const { tokens, variants } of documents)
     for (let at = 0; at + 1 < tokens.length; at += sequenceLength - 1)
-      pieces.push({ tokens: tokens.slice(at, at + sequenceLength) });
+      pieces.push(
+        [tokens, ...variants.filter(variant => at + 1 < variant.length)].map(of => ({
+          tokens: of.slice(at, at + sequenceLength),
+        })),
+      );
   if (pieces.length <= maxExamples) return pieces;
   return Array.from({ length: maxExamples }, (_, i) => pieces[Math.floor((i * pieces.length) / maxExamples)]!);
 }

@@ -229,6 +229,8 @@ export interface DocumentsInput {
   readonly steps?: { readonly method: StepMethod; readonly noise: NoiseInput | 'none' };
   /** The steps learn to fill gaps, too. */
   readonly gaps?: Gaps;
+  /** The steps see each document beside this many variants of it, which count with it as one. Not with gaps. */
+  readonly augment?: number;
   /** For the steps. */
   readonly against?: Against;
   /** Longest piece of a document, tokens, and most pieces of one unit. */
@@ -263,6 +265,8 @@ export interface FeedbackInput {
   readonly method: StepMethod;
   readonly noise: NoiseInput;
   readonly against: Against;
+  /** Each row beside this many variants of what was asked, which count with it as one. Not for preferences. */
+  readonly augment?: number;
   /** Longest prompt and answer together, tokens. */
   readonly sequence: number;
   readonly maxSeconds: number;

@@ -4,6 +4,7 @@ import {
   type Action,
   type ActionName,
   type ActionOf,
+  augmentSenseless,
   CONSTRAINT_KINDS,
   CONSTRAINT_SHAPES,
   type Constraint,
@@ -161,6 +162,8 @@ function meaningful(action: Action, path: Path, budget: number, to: Collector): 
     return wrong('method', 'a bias on the vocabulary is learned from documents');
   if (method === 'head' && objective !== 'auto' && objective !== 'classify')
     return wrong('objective', `a head only classifies: ${objective} needs norms, lora or full`);
+  const senseless = augmentSenseless(action);
+  if (senseless !== undefined) return wrong(...senseless);
   if (action.go_on === true && (action.data === 'documents' || (method !== 'head' && method !== 'auto')))
     return wrong('go_on', 'go_on is for heads; the language model always goes on from the champion');
   if (!constraintsMeaningful(action, path, to)) return false;

@@ -8,7 +8,7 @@ import type { RoundRow } from '../../store/rounds.ts';
 import { getVersion } from '../../store/versions.ts';
 import type { RoundPorts } from './ports.ts';
 import type { Finetune } from './program.ts';
-import { HISTOGRAM_CLIP, RECIPES, sampleRate } from './recipes.ts';
+import { HISTOGRAM_CLIP, RECIPES, sampleRate, VARIANTS } from './recipes.ts';
 import { mechanismOf, type Noise, type TextTraining } from './work.ts';
 
 export const seeded = (noise: Noise): Noise => ({ ...noise, seed: randomBytes(SEED_BYTES).toString('hex') });
@@ -20,14 +20,15 @@ export const seeded = (noise: Noise): Noise => ({ ...noise, seed: randomBytes(SE
 export async function documentTraining(
   ports: RoundPorts,
   round: RoundRow,
-  { method, epsilon, minutes, gaps }: Finetune,
+  { method, epsilon, minutes, gaps, augment }: Finetune,
   delta: number,
 ): Promise<{ training: TextTraining; why: string }> {
   const choice = method === 'auto' ? await choose(ports, round, epsilon, delta) : asked(method);
   const kind = choice.method as TextTraining['kind'];
-  const { why } = choice;
+  const varied = augment === true && kind !== 'bias';
+  const why = augment === true ? `${choice.why}; ${varied ? VARIED : NO_VARIANTS}` : choice.why;
   if (gaps !== undefined) await checkGaps(ports, round);
-  const about = { kind, minutes, ...(gaps && { gaps }) };
+  const about = { kind, minutes, ...(gaps && { gaps }), ...(varied && { augment: VARIANTS.text }) };
   if (epsilon === 'none') return { training: about, why };
   const expectedUnits = ports.settings.privacy.expected_users;
   const parts: { histogram?: Noise; noise?: Noise } = {};
@@ -48,6 +49,9 @@ export async function documentTraining(
   }
   return { training: { ...about, ...parts }, why };
 }
+
+const VARIED = `up to ${VARIANTS.text} variants of each document count with it as one in the steps`;
+const NO_VARIANTS = 'without variants: a histogram counts the words as they were written';
 
 /** @throws LearndError('invalid') before anything is reserved, when the vocabulary has no token for a gap */
 async function checkGaps(ports: RoundPorts, round: RoundRow): Promise<void> {

@@ -1,4 +1,4 @@
-import { LearndError, laterVersion } from '../../base/errors.ts';
+import { LearndError } from '../../base/errors.ts';
 import { noiseMultiplier } from '../../learn/privacy/accountant.ts';
 import { isCounted } from '../../learn/training/constraints/spec.ts';
 import type { Queryable } from '../../store/database.ts';
@@ -8,7 +8,7 @@ import type { RoundRow } from '../../store/rounds.ts';
 import { seeded } from './plan-documents.ts';
 import type { RoundPorts } from './ports.ts';
 import type { Finetune } from './program.ts';
-import { RECIPES, sampleRate } from './recipes.ts';
+import { RECIPES, sampleRate, VARIANTS } from './recipes.ts';
 import type { FeedbackTraining, HeadTraining, Noise } from './work.ts';
 
 type Objective = FeedbackTraining['objective'];
@@ -21,9 +21,6 @@ export const SAID: Readonly<Record<Exclude<Objective, 'classify'>, readonly Said
 
 /** Public text in a step: 5% is usual for a weak shift (2403.08763). */
 const REPLAY = 0.05;
-
-/** Of each text, where the rule asks for augmentation: EDA's number for sets of a few thousand (1901.11196). */
-const VARIANTS = 4;
 
 /** Share of a step's privacy for counts of right answers, where a constraint asks for them: gradients get 5% more noise. */
 const COUNT_SHARE = 0.1;
@@ -47,8 +44,6 @@ export async function feedbackTrainings(
   delta: number,
 ): Promise<Planned> {
   const { objective, why } = await objectiveOf(ports, tx, finetune);
-  if (finetune.augment === true && objective !== 'classify')
-    throw laterVersion(`finetune with augment by ${objective}`);
   const perUnit = ports.settings.privacy.examples_per_user;
   if (objective === 'classify') {
     const { tasks: declared } = ports.settings;
@@ -67,7 +62,7 @@ export async function feedbackTrainings(
       method === 'auto' || method === 'head'
         ? {
             ...{ kind: 'head', task, labels, minutes, noise: seeded(counted(task)) },
-            ...(finetune.augment === true && { augment: VARIANTS }),
+            ...(finetune.augment === true && { augment: VARIANTS.head }),
             ...(finetune.goOn === true && { goOn: true }),
           }
         : {
@@ -79,7 +74,7 @@ export async function feedbackTrainings(
           },
     );
     const how = method === 'auto' ? 'a head on frozen features: few numbers under noise' : `method ${method}`;
-    return { trainings, rows, why: `${why}; ${how}` };
+    return { trainings, rows, why: `${why}; ${how}${variantsSaid(finetune, objective, method)}` };
   }
   const rows = await freezeSaid(tx, round.id, SAID[objective], perUnit);
   if (rows === 0) throw nothing(`there is no ${SAID[objective].join(' or ')} that may be trained on`, SAY);
@@ -92,8 +87,17 @@ export async function feedbackTrainings(
   return {
     trainings: [{ ...base(finetune, method, objective), minutes: finetune.minutes, noise }],
     rows,
-    why: `${why}; ${how}`,
+    why: `${why}; ${how}${variantsSaid(finetune, objective, method)}`,
   };
+}
+
+/** The number asked for: how many the texts offered is theirs to know. */
+function variantsSaid({ augment }: Finetune, objective: Objective, method: Finetune['method']): string {
+  if (augment !== true) return '';
+  if (objective === 'preference')
+    return '; without variants: a preference or rating judges the answer to that very prompt';
+  const head = objective === 'classify' && (method === 'auto' || method === 'head');
+  return `; up to ${head ? VARIANTS.head : VARIANTS.text} variants of each example count with it as one`;
 }
 
 /** What the action says against forgetting. */
@@ -109,6 +113,7 @@ const base = (finetune: Finetune, method: FeedbackTraining['method'], objective:
     method,
     objective,
     replay: REPLAY,
+    ...(finetune.augment === true && objective !== 'preference' && { augment: VARIANTS.text }),
     ...forgetting(finetune),
   }) as const;
 

@@ -3,6 +3,7 @@ import {
   type Action,
   type ActionOf,
   augmentNotBuilt,
+  augmentSenseless,
   calibrationFault,
 } from '../../events/actions.ts';
 import { type ConstraintSpec, declaredConstraint } from '../../learn/training/constraints/declared.ts';
@@ -32,7 +33,7 @@ export interface Finetune {
   readonly objective: 'auto' | 'next_token' | 'instruct' | 'classify' | 'preference';
   readonly epsilon: number | 'none';
   readonly minutes: number;
-  /** Variants of the labelled texts beside them. */
+  /** Variants of what is learned from, which count with it as one. */
   readonly augment?: boolean;
   /** Of pre-training that learns from gaps as well. */
   readonly gaps?: Gaps;
@@ -145,7 +146,10 @@ function finetune(action: ActionOf<'finetune'>): Finetune {
 }
 
 /** What a policy's check says as well; rounds begun by hand come here first. */
-function checkCombination({ data, epsilon, objective, method }: ActionOf<'finetune'>): void {
+function checkCombination(action: ActionOf<'finetune'>): void {
+  const { data, epsilon, objective, method } = action;
+  const senseless = augmentSenseless(action);
+  if (senseless !== undefined) throw invalid(...senseless);
   if (data === 'documents') {
     if (method === 'head') throw invalid('method', 'a head is trained on feedback: documents have no labels');
     if (objective !== 'auto' && objective !== 'next_token')

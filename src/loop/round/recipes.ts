@@ -26,6 +26,12 @@ export const RECIPES: Readonly<Record<'head' | 'norms' | 'lora' | 'full', Recipe
   full: { steps: 20, unitsPerStep: 1000, clip: { kind: 'auto-s' } },
 };
 
+/**
+ * Variants of each example, where the rule asks for augmentation: EDA's number for sets of a few thousand (1901.11196) for a head, whose
+ * examples cost the forward pass of a few blocks; fewer for the language model, for which each costs what the example itself does.
+ */
+export const VARIANTS = { head: 4, text: 2 } as const;
+
 /** From public constants alone. */
 export const sampleRate = (recipe: Recipe, expectedUnits: number): number =>
   Math.min(1, recipe.unitsPerStep / expectedUnits);

@@ -38,6 +38,7 @@ export async function trainFeedback(
       objective: objectiveOf(training),
       method: stepMethod(training.method, true),
       noise: noiseInput(training.noise),
+      ...(training.augment !== undefined && { augment: training.augment }),
       against: await againstOf(context, manifest, training, constraintsOf(training, constraints)),
       ...{ sequence: SEQUENCE, maxSeconds: training.minutes * 60, threads: worker.threads, folder },
       checkpoint: { path: checkpoint },

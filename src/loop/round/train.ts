@@ -301,6 +301,7 @@ async function trainText(
       steps: { method: stepMethod(kind, isPrivate), noise: training.noise ? noiseInput(training.noise) : 'none' },
     }),
     ...(training.gaps && { gaps: training.gaps }),
+    ...(training.augment !== undefined && { augment: training.augment }),
     ...(asked && { against: await againstOf(context, manifest, training, held) }),
     sequence: SEQUENCE[way],
     perUnit: PIECES[way],

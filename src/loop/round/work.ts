@@ -52,6 +52,8 @@ export interface TextTraining extends TrainingBase, Forgetting {
   readonly histogram?: Noise;
   /** Gaps to fill, beside next words or in their place. */
   readonly gaps?: Gaps;
+  /** Variants of each document that count with it as one, in the steps. */
+  readonly augment?: number;
 }
 
 /** On what people said about answers, or on labels by the language model itself. */
@@ -59,6 +61,8 @@ export interface FeedbackTraining extends TrainingBase, Forgetting {
   readonly kind: 'feedback';
   readonly method: 'norms' | 'lora' | 'full';
   readonly objective: 'instruct' | 'preference' | 'classify';
+  /** Variants of what was asked, of each row, that count with it as one. */
+  readonly augment?: number;
   /** For `classify`. */
   readonly task?: string;
   readonly labels?: readonly string[];

@@ -6,20 +6,24 @@ import { LabelItems } from './classify.ts';
 import { answerExamples, answerTokens, promptTokens } from './conversation.ts';
 import { type DpoSettings, preferenceItem, ratingItem, type SimpoSettings } from './losses.ts';
 import { type Item, type Objective, objectiveOf } from './objective.ts';
+import { meanItem, variantUnits } from './variants.ts';
 
+/** Other wordings of the text, or of the last thing that the user said, which together count as one with it (`rowVariants`). */
+type Varied = { readonly variants?: readonly string[] };
 type Prompt = { readonly messages: readonly ChatMessage[] };
 
 /** One row of feedback, whose gradient is clipped with the rest of its unit. */
 export type FeedbackRow = { readonly unit: string } & (
-  | ({ readonly kind: 'correction'; readonly ideal: string } & Prompt)
+  | ({ readonly kind: 'correction'; readonly ideal: string } & Prompt & Varied)
   | ({ readonly kind: 'preference'; readonly chosen: string; readonly rejected: string } & Prompt)
   /** `whole` (default): the answer ended by itself; else its end is no example of where to stop. */
   | ({ readonly kind: 'rating'; readonly answer: string; readonly whole?: boolean; readonly liked: boolean } & Prompt)
-  | { readonly kind: 'label'; readonly text: string; readonly label: string; readonly region?: string }
+  | ({ readonly kind: 'label'; readonly text: string; readonly label: string; readonly region?: string } & Varied)
 );
 
 export type FeedbackObjective =
-  | { readonly kind: 'instruct' }
+  /** `mean`: of examples with variants (`variantUnits`); default: each example alike, as under privacy. */
+  | { readonly kind: 'instruct'; readonly mean?: 'examples' | 'tokens' }
   /** Preferences by DPO or SimPO; ratings by KTO with z0 = 0, both in one unit where someone gave both. */
   | { readonly kind: 'preference'; readonly pairs?: DpoSettings | SimpoSettings; readonly ratingBeta?: number }
   | { readonly kind: 'classify'; readonly labels: readonly string[] };
@@ -27,7 +31,7 @@ export type FeedbackObjective =
 export interface FeedbackUnits {
   /** In the order in which units first come (a plan draws them by index). */
   readonly units: readonly (readonly Example[])[];
-  /** Absent for `instruct`: the ordinary loss on masked examples. */
+  /** Absent for `instruct` without variants: the ordinary loss on masked examples. */
   readonly objective?: Objective;
   /** For `classify`: the label of each item. */
   readonly labelOf: ReadonlyMap<Item, string>;
@@ -60,10 +64,14 @@ export function feedbackUnits(
   const labelOf = new Map<Item, string>();
   const regionOf = new Map<Item, string>();
   if (objective.kind === 'instruct') {
-    const units = [...byUnit.values()].map(of =>
-      of.flatMap(row => (row.kind === 'correction' ? (answers(row.messages, [row.ideal]) ?? []) : [])),
+    const groups = [...byUnit.values()].map(of =>
+      of.map(row =>
+        row.kind === 'correction' ? wordings(row).flatMap(messages => answers(messages, [row.ideal]) ?? []) : [],
+      ),
     );
-    return { units, labelOf, regionOf };
+    if (groups.every(unit => unit.every(group => group.length <= 1)))
+      return { units: groups.map(unit => unit.flat()), labelOf, regionOf };
+    return { ...variantUnits(groups, objective.mean ?? 'examples'), labelOf, regionOf };
   }
   const items =
     objective.kind === 'classify'
@@ -91,11 +99,17 @@ export function feedbackUnits(
   };
 }
 
+/** The prompt as it was, and with other words in place of the last thing that the user said. */
+function wordings({ messages, variants = [] }: Prompt & Varied): (readonly ChatMessage[])[] {
+  const at = messages.findLastIndex(({ role }) => role === 'user');
+  return [messages, ...variants.map(content => messages.map((m, i) => (i === at ? { ...m, content } : m)))];
+}
+
 const labelItems =
   (from: LabelItems, labelOf: Map<Item, string>, regionOf: Map<Item, string>) =>
   (row: FeedbackRow): Item[] => {
     if (row.kind !== 'label' || !from.labels.includes(row.label)) return [];
-    const item = from.item(row.text, row.label);
+    const item = meanItem([row.text, ...(row.variants ?? [])].map(text => from.item(text, row.label)));
     labelOf.set(item, row.label);
     if (row.region !== undefined) regionOf.set(item, row.region);
     return [item];

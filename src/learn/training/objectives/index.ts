@@ -8,3 +8,4 @@ export type { DpoSettings, SimpoSettings } from './losses.ts';
 export { choiceLoss, dpoLoss, ktoLoss, preferenceItem, ratingItem, simpoLoss } from './losses.ts';
 export type { Item, ItemLoss, LogProbabilities, Objective } from './objective.ts';
 export { objectiveOf } from './objective.ts';
+export { meanItem, variantUnits } from './variants.ts';

@@ -31,7 +31,10 @@ export type LogProbabilities = (examples: readonly Example[]) => Promise<Float64
 export interface Weighed {
   /** For `PassOptions.tokenWeight`. */
   readonly tokenWeight: (example: Example) => number | undefined;
-  /** Mean loss over the items, for the non-private; under privacy it is NOT covered by the noise. */
+  /**
+   * Mean loss over the items, for the non-private; under privacy it is NOT covered by the noise. undefined: what the pass itself
+   * measures, nats a token.
+   */
   readonly loss: number | undefined;
   /** For a choice: whether each item was right, at the weights before the step. Not covered by the noise. */
   readonly correct: ReadonlyMap<Item, boolean>;

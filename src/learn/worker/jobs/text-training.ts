@@ -1,7 +1,7 @@
 import type { Example } from '../../model/engine/units.ts';
 import type { Tokenizer } from '../../model/types.ts';
 import { type DpPlan, makePlan } from '../../privacy/index.ts';
-import { unitExamples } from '../../training/index.ts';
+import { unitGroups, type VariedDocument } from '../../training/examples.ts';
 import { PUBLIC_SENTENCES } from '../../training/public-text.ts';
 import type { JobContext } from '../serve.ts';
 import type { NoiseInput, TextScore, UnitText } from '../types.ts';
@@ -22,19 +22,33 @@ export const checkFigure = async (
 ): Promise<number> =>
   meanNll(await scoreTexts(loaded, CHECK_SENTENCES, context, { stage: 'check', ...(tokenBias && { tokenBias }) }));
 
+interface Documents {
+  readonly documents: readonly UnitText[];
+  readonly sequence: number;
+  readonly perUnit: number;
+}
+
 /** Examples by privacy unit, units in the order they come (the plan draws them by index). */
-export function unitsOf(
-  { documents, sequence, perUnit }: { documents: readonly UnitText[]; sequence: number; perUnit: number },
+export const unitsOf = (input: Documents, tokenizer: Tokenizer): Example[][] =>
+  groupsOf(input, tokenizer).map(groups => groups.map(([example]) => example!));
+
+/** The same examples, each with those of its document's variants. */
+export function groupsOf(
+  { documents, sequence, perUnit }: Documents,
   tokenizer: Tokenizer,
-): Example[][] {
-  const byUnit = new Map<string, number[][]>();
-  for (const { unit, text } of documents) {
-    const tokens = tokenizer.encode(text);
-    const documents = byUnit.get(unit);
-    if (documents) documents.push(tokens);
-    else byUnit.set(unit, [tokens]);
+  variants: readonly (readonly string[])[] = [],
+): Example[][][] {
+  const byUnit = new Map<string, VariedDocument[]>();
+  for (const [i, { unit, text }] of documents.entries()) {
+    const varied = {
+      tokens: tokenizer.encode(text),
+      variants: (variants[i] ?? []).map(other => tokenizer.encode(other)),
+    };
+    const before = byUnit.get(unit);
+    if (before) before.push(varied);
+    else byUnit.set(unit, [varied]);
   }
-  return [...byUnit.values()].map(documents => unitExamples(documents, sequence, perUnit));
+  return [...byUnit.values()].map(of => unitGroups(of, sequence, perUnit));
 }
 
 export const planOf = (noise: NoiseInput, units: number): DpPlan =>

@@ -13,15 +13,17 @@ import { streamFor } from '../../privacy/index.ts';
 import { LEAST_SIGNAL, shapeOf, signalOf } from '../../training/auto.ts';
 import { type DocumentsRequest, trainDocuments } from '../../training/documents.ts';
 import { denseBias, type Method, type VocabularyBias } from '../../training/index.ts';
+import { variantUnits } from '../../training/objectives/index.ts';
 import { type Gaps, unitsWithGaps } from '../../training/pretrain-examples.ts';
 import { PUBLIC_SENTENCES } from '../../training/public-text.ts';
+import { documentVariants } from '../../training/variants.ts';
 import type { JobContext } from '../serve.ts';
 import type { DocumentsInput, DocumentsTrained, Jobs } from '../types.ts';
 import { forget, type Loaded, load } from './loaded.ts';
 import { modelResult, parametersOf, partsOf } from './model-file.ts';
 import { beforeTraining, type Verify } from './self-check.ts';
 import { anchorsFor, termsOf } from './terms.ts';
-import { checkFigure, planOf, unitsOf } from './text-training.ts';
+import { checkFigure, groupsOf, planOf, unitsOf } from './text-training.ts';
 
 /** Examples of a step without noise, and how often each is seen (40 steps of 64 took SmolLM2-135M from 96 to 24: algorithms 12). */
 const BATCH = 32;
@@ -44,7 +46,8 @@ export async function trainDocumentsJob(
   const loaded = await loadForTraining(input);
   const terms = input.against && termsOf(input.against, loaded, anchors!);
   const { model, checkpoint } = loaded;
-  const whole = unitsOf(input, checkpoint.tokenizer);
+  const groups = input.augment === undefined ? undefined : await variedOf(input, input.augment, checkpoint, context);
+  const whole = groups?.map(of => of.map(([example]) => example!)) ?? unitsOf(input, checkpoint.tokenizer);
   const units = input.gaps === undefined ? whole : gapped(input, input.gaps, whole, checkpoint);
   const started = performance.now();
   const before = input.steps?.method.kind === 'norms' ? norms(model) : undefined;
@@ -63,6 +66,7 @@ export async function trainDocumentsJob(
         ...{ ...stepsOf(input.steps, whole, checkpoint.config.layers), ...checkpointOf(input) },
         ...(terms && { beside: terms }),
         ...(input.against?.ema !== undefined && { ema: input.against.ema }),
+        ...(groups && variantUnits(groups, input.steps.noise === 'none' ? 'tokens' : 'examples')),
       },
     }),
     ...(input.histogram && input.steps && { notWorth: worthOf(input.steps, loaded) }),
@@ -119,21 +123,39 @@ function stepsOf(
   return { method, steps, batch: BATCH, schedule: { kind: 'cosine', warmup: 5, floor: 0.1 } };
 }
 
+/** Examples with those of their document's variants, by unit. */
+async function variedOf(
+  input: DocumentsInput,
+  count: number,
+  { tokenizer }: Checkpoint,
+  context: JobContext,
+): Promise<Example[][][]> {
+  if (input.gaps !== undefined) throw invalid('augment', 'gaps are variants of a text already: leave one of them out');
+  const texts = input.documents.map(({ text }) => text);
+  const variation = { seed: `augment:${secretOf(input)}`, count };
+  const variants = await documentVariants(texts, variation, () => context.breathe());
+  return groupsOf(input, tokenizer, variants);
+}
+
+/** What a retried training has again, and nobody else knows under noise. */
+const secretOf = ({ steps, checkpoint }: DocumentsInput): string =>
+  steps === undefined || steps.noise === 'none' ? (checkpoint?.path ?? '') : steps.noise.seed;
+
 /**
  * Where gaps lie says nothing of the data; a retried training has the same ones, drawn from its sealed seed under noise. Public text is
  * seen several times, with other gaps each time; a private unit keeps its number of examples.
  */
-function gapped(
-  { steps, checkpoint: state }: DocumentsInput,
-  gaps: Gaps,
-  units: Example[][],
-  { config, tokenizer }: Checkpoint,
-): Example[][] {
+function gapped(input: DocumentsInput, gaps: Gaps, units: Example[][], { config, tokenizer }: Checkpoint): Example[][] {
+  const { steps } = input;
   const isPublic = steps?.noise === undefined || steps.noise === 'none';
-  const secret = steps === undefined || steps.noise === 'none' ? (state?.path ?? '') : steps.noise.seed;
   const maskId = maskOf(tokenizer);
   const special = new Set([maskId, separatorOf(tokenizer)].filter(id => id !== undefined));
-  const stream = streamFor(createHash('sha256').update(`gaps:${secret}`).digest(), 'gaps');
+  const stream = streamFor(
+    createHash('sha256')
+      .update(`gaps:${secretOf(input)}`)
+      .digest(),
+    'gaps',
+  );
   const found = unitsWithGaps(
     units,
     { ...gaps, maskId },

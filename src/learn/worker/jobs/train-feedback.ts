@@ -2,6 +2,7 @@ import type { ItemFacts } from '../../training/constraints/index.ts';
 import { denseBias } from '../../training/index.ts';
 import { type FeedbackUnits, feedbackUnits, type Item } from '../../training/objectives/index.ts';
 import { trainToEnd } from '../../training/trainer.ts';
+import { rowVariants } from '../../training/variants.ts';
 import type { JobContext } from '../serve.ts';
 import type { FeedbackInput, FeedbackTrained } from '../types.ts';
 import { forget } from './loaded.ts';
@@ -23,7 +24,10 @@ export async function trainFeedback(input: FeedbackInput, context: JobContext): 
   const { model, checkpoint } = loaded;
   const method = fitting(input.method, checkpoint.config.layers);
   const before = method.kind === 'norms' ? norms(model) : undefined;
-  const feedback = feedbackUnits(input.rows, input.objective, { checkpoint, sequence: input.sequence });
+  const feedback = feedbackUnits(await rowsOf(input, context), input.objective, {
+    checkpoint,
+    sequence: input.sequence,
+  });
   const { units, objective } = feedback;
   const terms = termsOf(input.against, loaded, anchors, factsOf(feedback));
   const bias = input.files.logitBias?.map(([token, value]): [number, number] => [token, value]);
@@ -60,6 +64,19 @@ export async function trainFeedback(input: FeedbackInput, context: JobContext): 
     loaded.adapter?.dispose();
     model.dispose();
   }
+}
+
+/** With variants where they are asked for. */
+async function rowsOf(
+  { rows, augment, objective, noise }: FeedbackInput,
+  context: JobContext,
+): Promise<FeedbackInput['rows']> {
+  if (augment === undefined) return rows;
+  return await rowVariants(
+    rows,
+    { seed: `augment:${noise.seed}`, count: augment },
+    { ...(objective.kind === 'classify' && { labels: objective.labels }), breathe: () => context.breathe() },
+  );
 }
 
 /** A small model may have fewer blocks than are asked for. */

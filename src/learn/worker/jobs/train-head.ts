@@ -1,12 +1,12 @@
 import { availableParallelism } from 'node:os';
 import { LearndError } from '../../../base/errors.ts';
-import { variantGroups } from '../../augment/index.ts';
 import { headScores, readHead, saveHead } from '../../model/head.ts';
 import { SecureStream } from '../../privacy/index.ts';
-import { type HeadUnit, labelSentences, MOST_EXAMPLES, trainHead as train } from '../../training/head.ts';
+import { type HeadUnit, labelSentences, trainHead as train } from '../../training/head.ts';
 import { PUBLIC_SENTENCES } from '../../training/public-text.ts';
 import { requireAll } from '../../training/self-check.ts';
 import { headFindings } from '../../training/self-check-head.ts';
+import { withVariants } from '../../training/variants.ts';
 import type { JobContext } from '../serve.ts';
 import type { Jobs } from '../types.ts';
 import { named } from './classify.ts';
@@ -80,36 +80,13 @@ export async function trainHead(input: Input, context: JobContext): Promise<Jobs
   };
 }
 
-/**
- * Examples with variants of their texts, in the same unit and as many for each: a unit's gradient, the mean over its examples, is then the
- * mean over each one's variants before it is clipped, and no example gains influence. How many follows from the unit's own number of
- * examples alone: were it the busiest unit's, that one would change what all others give. The sealed seed makes a retry see the same ones.
- */
-export async function withVariants({
-  examples,
-  augment: most = 0,
-  labels,
-  noise,
-}: Pick<Input, 'examples' | 'augment' | 'labels' | 'noise'>): Promise<Input['examples']> {
-  if (most < 1) return examples;
-  const sizes = new Map<string, number>();
-  for (const { unit } of examples) sizes.set(unit, (sizes.get(unit) ?? 0) + 1);
-  const groups = await variantGroups(
-    examples.map(example => example.text),
-    { seed: `augment:${noise.seed}`, count: most, labels },
-  );
-  return examples.flatMap((example, i) => {
-    // No example of a unit may fall out of those that count.
-    const room = Math.floor(MOST_EXAMPLES / sizes.get(example.unit)!) - 1;
-    const count = Math.max(0, Math.min(most, room));
-    return Array.from({ length: count + 1 }, (_, n) => ({ ...example, text: groups[i]![n % groups[i]!.length]! }));
-  });
-}
-
 /** One unit a user, in the order they come: the plan draws them by index. */
 async function unitsOf(input: Input, context: JobContext): Promise<HeadUnit[]> {
   const { features, labels } = input;
-  const examples = await withVariants(input);
+  const examples =
+    input.augment === undefined
+      ? input.examples
+      : await withVariants(input.examples, { seed: `augment:${input.noise.seed}`, count: input.augment }, labels);
   const found = await extract(
     features,
     examples.map(example => example.text),
