@@ -18,7 +18,7 @@ test('growing, augmenting, pruning, merging and answering from the command line'
   const at = (name: string): string => join(folder, name);
   const model = await writeTinyModel(folder, 'tiny', 3, { config: { layers: 4, ffn: [64, 64, 64, 64] } });
   writeFileSync(at('text.txt'), `${documents('mail', 30, 5).join('\n')}\n`);
-  const [grown, more, flap, sparse] = await Promise.all([
+  const [grown, more, flap, sparse, charged] = await Promise.all([
     json(['tokenizer', 'grow', at('text.txt'), '--model', model, '--add', '9', '--out', at('grown')]),
     json(['augment', at('text.txt'), '--out', at('more.jsonl'), '--count', '2', '--operations', 'swap,punctuation']),
     json([
@@ -27,6 +27,10 @@ test('growing, augmenting, pruning, merging and answering from the command line'
     ]),
     json([
       ...['model', 'prune', model, '--sparsity', '2:4', '--calibration', at('text.txt'), '--out', at('sparse.gguf')],
+    ]),
+    json([
+      ...['model', 'prune', model, '--ffn', '32', '--calibration', 'private', '--file', at('text.txt')],
+      ...['--epsilon', '4', '--out', at('charged.gguf')],
     ]),
   ]);
   const { code, stderr } = await learnd([
@@ -40,6 +44,9 @@ test('growing, augmenting, pruning, merging and answering from the command line'
   assert.deepEqual(flap.ffn, [32, 32, 32]);
   assert.equal((flap.dropped as unknown[]).length, 1);
   assert.ok((flap.parameters as number) < (flap.parameters_before as number));
+  const { epsilon, mechanisms } = charged.spent as { epsilon: number; mechanisms: unknown[] };
+  assert.ok(Math.abs(epsilon - 4) < 0.01 && mechanisms.length === 1);
+  assert.deepEqual(charged.ffn, [32, 32, 32, 32]);
   assert.match((sparse.notes as string[])[0]!, /no dense runtime gets faster/);
 
   const special = ['--special', '<|endoftext|>', '--special', '<|im_end|>'];

@@ -7,21 +7,30 @@ import type { Card } from '../../src/learn/model/version.ts';
 import { PUBLIC_SENTENCES } from '../../src/learn/training/public-text.ts';
 import { answers, champion } from '../support/champion.ts';
 import { startTestDaemon, testFolder } from '../support/daemon.ts';
+import { documentEvents, documents } from '../support/documents.ts';
 import { roundDeployment } from '../support/rounds.ts';
 import { writeTinyModel } from '../support/tiny-model.ts';
 
-/** A rule starts the whole chain; the pruned, distilled and quantized model answers over the API. */
+/**
+ * A rule starts the whole chain; the pruned, distilled and quantized model answers over the API. Pruning is calibrated on users' documents,
+ * at a cost.
+ */
 test('a rule prunes, distils and quantizes in one round, and the result is served', { timeout: 180_000 }, async t => {
   const data = testFolder(t, 'distill');
   const base = await writeTinyModel(data, 'base', 5, { config: { ffn: [96, 96] } });
   const daemon = await startTestDaemon(t, {
     data,
-    settings: `base: ${base}\nmonitor: { every_seconds: 1 }\npolicy: { every_seconds: 0.5 }\n`,
+    settings: `base: ${base}
+monitor: { every_seconds: 1 }
+policy: { every_seconds: 0.5 }
+privacy: { expected_users: 30 }
+`,
     policies: `
 rules:
   - name: compact
     when: champion.version == 1
-    do: [{ prune: { ffn: 32 } }, { distill: { max_minutes: 1 } }, { quantize: { type: q8_0 } }]
+    require: documents.new >= 20
+    do: [{ prune: { ffn: 32, calibration: private, epsilon: 3 } }, { distill: { max_minutes: 1 } }, { quantize: { type: q8_0 } }]
     cooldown: 1h
 gate:
   - candidate.size_mb < champion.size_mb
@@ -29,8 +38,13 @@ gate:
 `,
     readyMs: 60_000,
   });
+  await daemon.post(
+    '/v1/documents',
+    documentEvents(documents('mail', 40, 3), 'test', i => `user ${i}`),
+  );
   const round = await champion(daemon, 2, 100_000);
-  assert.equal(round.epsilon, 0);
+  assert.ok(Math.abs(round.epsilon - 3) < 0.01, `${round.epsilon}`);
+  assert.ok(round.notes.some(note => /^calibration: \d+ units counted/.test(note)));
   const said = round.notes.find(note => note.startsWith('distilled from what it was before it was pruned'))!;
   const [, first, last] = /: ([\d.]+) to ([\d.]+) nats/.exec(said)!;
   t.diagnostic(said);
