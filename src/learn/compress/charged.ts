@@ -6,7 +6,7 @@ import { type Channel, eachUnit, type UnitStatistics } from './unit-statistics.t
 
 /**
  * Calibration on private text as one release. Each unit gives ONE vector: how its own statistics differ from those of public text, in
- * units of the public ones, divided by a public length and clipped to norm 1, beside a coordinate that says that it is there. The vectors
+ * units of the public ones, divided by a public length and clipped to norm 1, beside two coordinates that say that it is there. The vectors
  * are summed, noise is added once, and everything that pruning then uses (scores, influence, the means of the bias compensation)
  * follows from that sum and from public text.
  */
@@ -33,8 +33,13 @@ export interface ReleasedStatistics extends CalibrationStatistics {
   readonly kept: number;
 }
 
-/** Share of a unit's norm that says "here", so that more units than expected do not count as larger differences. */
+/**
+ * Share of a unit's norm that says "here", and of the one that says by how much its differences were clipped: the sum of these factors
+ * is what the sum of the clipped differences is to be divided by.
+ */
 const PRESENCE = 0.1;
+/** So many deviations of its noise that sum must have to be divided by; else the expected units are what the mean is over. */
+const CERTAIN = 4;
 /** No coordinate differs by more than this many public scales: a few neurons with rare large activations would take the whole norm. */
 const LARGEST = 3;
 /** Of its layer's mean scale: what is never active on public text would differ without bound. */
@@ -149,22 +154,23 @@ function differences(
   return out;
 }
 
-/** A unit's vector [differences ; presence], of norm at most 1; zeros where a statistic is not finite. */
+/** A unit's vector [differences ; presence ; clipping factor], of norm at most 1; zeros where a statistic is not finite. */
 export function unitVector(statistics: UnitStatistics, norm: PublicNorm): Float64Array {
   const x = differences(statistics, norm);
-  const out = new Float64Array(x.length + 1);
+  const out = new Float64Array(x.length + 2);
   const length = Math.sqrt(x.reduce((sum, v) => sum + v * v, 0));
   if (!Number.isFinite(length)) return out;
-  const factor = Math.min(1, Math.sqrt(1 - PRESENCE ** 2) / Math.max(length, 1e-12));
+  const factor = Math.min(1, Math.sqrt(1 - 2 * PRESENCE ** 2) / Math.max(length, 1e-12));
   for (let i = 0; i < x.length; i++) out[i] = factor * x[i]!;
   out[x.length] = PRESENCE;
+  out[x.length + 1] = PRESENCE * factor;
   return out;
 }
 
 /** The sum of the units' vectors, before any noise: a private quantity, which never leaves the process. */
 export async function clippedSum(request: ChargedRequest, norm: PublicNorm): Promise<Float64Array> {
   const { model, units, plan, channels, maxTokens, onProgress } = request;
-  const sum = new Float64Array(norm.center.length + 1);
+  const sum = new Float64Array(norm.center.length + 2);
   const pass = {
     channels,
     ...(maxTokens !== undefined && { maxTokens }),
@@ -198,8 +204,8 @@ export async function chargedStatistics(request: ChargedRequest): Promise<Releas
 }
 
 /**
- * Post-processing of the noised sum. The mean difference is over the expected units, a public constant, or over the counted ones where
- * those are more; what the noise alone could have made of a layer's differences is taken off them by positive-part James-Stein
+ * Post-processing of the noised sum. The mean difference is weighted by the units' clipping factors, whose sum was released with it; where
+ * that sum is lost in its noise, it is over the expected units, a public constant. What the noise alone could have made of a layer's differences is taken off them by positive-part James-Stein
  * shrinkage, towards public text.
  */
 export function statisticsFrom(
@@ -208,10 +214,12 @@ export function statisticsFrom(
   plan: Pick<DpPlan, 'divisor' | 'gradientNoise' | 'sensitivity'>,
   ffn: readonly number[],
 ): ReleasedStatistics {
-  const counted = sum.at(-1)! / PRESENCE;
-  const divisor = Math.max(plan.divisor, counted);
+  const noise = plan.gradientNoise * plan.sensitivity;
+  const counted = sum.at(-2)! / PRESENCE;
+  const weights = sum.at(-1)! / PRESENCE;
+  const divisor = weights > (CERTAIN * noise) / PRESENCE ? weights : plan.divisor;
   const toMean = norm.bound / divisor;
-  const variance = (plan.gradientNoise * plan.sensitivity * toMean) ** 2;
+  const variance = (noise * toMean) ** 2;
   const kept: number[] = [];
   let at = 0;
   const take = (width: number): Float64Array => {
