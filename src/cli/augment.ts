@@ -48,6 +48,10 @@ export async function run(options: AugmentCommand): Promise<AugmentedFile> {
   const column = options.text ?? 'text';
   const { label, seed = 'learnd' } = options;
   const { words, model: modelOperations } = operationsOf(options.operations);
+  if (modelOperations.length === 0)
+    for (const name of ['model', 'similarity', 'answer', 'about'] as const)
+      if (options[name] !== undefined)
+        throw invalid(name, `--${name} belongs to --operations ${MODEL_OPERATIONS.join(' and ')}`);
   // Labels are enough to write texts for.
   const wantsText = words.length > 0 || modelOperations.includes('paraphrase');
   const texts = rows.map((row, i) => {
