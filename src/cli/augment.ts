@@ -51,7 +51,7 @@ export async function run(options: AugmentCommand): Promise<AugmentedFile> {
   if (modelOperations.length === 0)
     for (const name of ['model', 'similarity', 'answer', 'about'] as const)
       if (options[name] !== undefined)
-        throw invalid(name, `--${name} belongs to --operations ${MODEL_OPERATIONS.join(' and ')}`);
+        throw invalid(name, `--${name} belongs to --operations ${MODEL_OPERATIONS.join(' or ')}`);
   // Labels are enough to write texts for.
   const wantsText = words.length > 0 || modelOperations.includes('paraphrase');
   const texts = rows.map((row, i) => {
