@@ -62,6 +62,23 @@ test('stages of the loop do not import each other', () => {
   assert.deepEqual(wrong, []);
 });
 
+test('no file imports itself by way of others, types included', () => {
+  const state = new Map<string, 'open' | 'done'>();
+  const circles: string[] = [];
+  const visit = (file: string, path: readonly string[]): void => {
+    if (state.get(file) === 'done') return;
+    if (state.get(file) === 'open') {
+      circles.push([...path.slice(path.indexOf(file)), file].join(' -> '));
+      return;
+    }
+    state.set(file, 'open');
+    for (const target of imports(file)) visit(target, [...path, file]);
+    state.set(file, 'done');
+  };
+  for (const file of files) visit(file, []);
+  assert.deepEqual(circles, []);
+});
+
 test('learn knows no database, no network and no environment', () => {
   const banned = /from 'pg'|from 'kafkajs'|from 'ws'|from 'node:(http|https|net)'|process\.env/;
   // Downloading a base by its hub id is the one network act of the library.

@@ -2,12 +2,11 @@
  * A llama.cpp context with several sequences: answers generated side by side in one batch, each sequence keeping the cache of what
  * it saw last, so that a conversation's next turn evaluates only what is new. The cache belongs to the context, hence to one version.
  */
-import { type LlamaContext, type LlamaContextSequence, type LlamaModel, type Token, TokenBias } from 'node-llama-cpp';
+import type { LlamaContext, LlamaContextSequence, LlamaModel, Token, TokenBias } from 'node-llama-cpp';
 import { LearndError } from '../../base/errors.ts';
 import { type LabelScore, type LabelScoreOptions, scoreLabels } from './labels.ts';
+import { type LogitBias, tokenBias } from './logit-bias.ts';
 import { StreamingText } from './text.ts';
-
-export type LogitBias = ReadonlyArray<readonly [token: number, logit: number]>;
 
 export interface GeneratorOptions {
   /** Answers at once. Default 1. */
@@ -251,13 +250,4 @@ export class Generator {
     if (next) next.take(sequence);
     else this.#free.push(sequence);
   }
-}
-
-/** node-llama-cpp's TokenBias speaks in probabilities and leaves out end-of-generation tokens; logits go straight into its map. */
-export function tokenBias(model: LlamaModel, bias: LogitBias): TokenBias | undefined {
-  if (bias.length === 0) return undefined;
-  const result = TokenBias.for(model);
-  const entries = (result as unknown as { _biases: Map<number, number> })._biases;
-  for (const [token, logit] of bias) entries.set(token, (entries.get(token) ?? 0) + logit);
-  return result;
 }

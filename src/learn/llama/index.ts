@@ -4,9 +4,9 @@ export {
   type GenerateOutcome,
   Generator,
   type GeneratorOptions,
-  type LogitBias,
 } from './generator.ts';
 export { LabelScorer } from './label-scorer.ts';
 export { type LabelScore, type LabelScoreOptions, labelTrie } from './labels.ts';
+export type { LogitBias } from './logit-bias.ts';
 export { GgufModel, openGguf } from './runtime.ts';
 export { StreamingText } from './text.ts';

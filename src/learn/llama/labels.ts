@@ -4,8 +4,8 @@
  * children; a node with one child needs no evaluation. A label's probability is the product along its path, so they sum to 1.
  */
 import type { LlamaContextSequence, Token } from 'node-llama-cpp';
-import { type LogitBias, tokenBias } from './generator.ts';
 import { labelTrie, type TrieNode } from './label-trie.ts';
+import { type LogitBias, tokenBias } from './logit-bias.ts';
 
 export { labelTrie, type TrieNode } from './label-trie.ts';
 

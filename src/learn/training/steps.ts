@@ -12,9 +12,9 @@ import type { DpPlan, SecureStream } from '../privacy/index.ts';
 import { tensorflow } from '../tensor/backend.ts';
 import type { Drawn } from './beside.ts';
 import { sequenceLogProbabilities } from './objectives/log-probabilities.ts';
+import type { TrainRequest } from './request.ts';
 import { lengthOf, releaseFinding, requireAll } from './self-check.ts';
 import type { Training } from './trainables.ts';
-import type { TrainRequest } from './trainer.ts';
 
 /** What one step measured and the gradient it hands the optimizer, which the caller disposes. */
 export interface Step {

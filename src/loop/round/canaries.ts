@@ -13,6 +13,7 @@ import type { FeedbackRow } from '../../learn/training/objectives/feedback.ts';
 import { PUBLIC_SENTENCES } from '../../learn/training/public-text.ts';
 import type { Queryable } from '../../store/database.ts';
 import { getFact, setFact } from '../../store/facts.ts';
+import type { CanaryRecord } from './canary-record.ts';
 import { headFiles, languageFiles } from './files.ts';
 import type { RoundPorts } from './ports.ts';
 import type { Context } from './train-parts.ts';
@@ -40,16 +41,6 @@ interface Made {
 export interface Canaries {
   readonly users: readonly (Made & { readonly unit: string; readonly in: boolean })[];
   readonly references: readonly Made[];
-}
-
-/** One canary after its round. Stored with the settlement, when the seed and with it the coin's origin is gone. */
-export interface CanaryRecord {
-  readonly kind: Training['kind'];
-  readonly in: boolean;
-  /** Standard deviations above the references. */
-  readonly score: number;
-  /** Bits, by rank among the references and by the distribution fitted to them; absent where they are all the same. */
-  readonly exposure?: { readonly rank: number; readonly extrapolated: number };
 }
 
 /** From public constants and the sealed seed alone: a retry makes the same ones. None without noise. */

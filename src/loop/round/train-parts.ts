@@ -7,7 +7,7 @@ import type { CallOptions } from '../../learn/worker/process.ts';
 import type { DocumentsTrained, NoiseInput, StepMethod } from '../../learn/worker/types.ts';
 import type { RoundRow } from '../../store/rounds.ts';
 import type { VersionRow } from '../../store/versions.ts';
-import type { CanaryRecord } from './canaries.ts';
+import type { CanaryRecord } from './canary-record.ts';
 import { keep, languageFiles } from './files.ts';
 import type { Compute, RoundPorts } from './ports.ts';
 import type { Noise, TextTraining, Trained } from './work.ts';
