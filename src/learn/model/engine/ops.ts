@@ -68,6 +68,16 @@ export interface HeadPart {
   again(h: Tensor): Tensor;
 }
 
+/** What a LoRA pair's gradients come from: dB = dy^T xa, dA = dyb^T x. */
+export interface LoraParts {
+  readonly x: Tensor;
+  /** scale * x A^T, [rows, rank]. */
+  readonly xa: Tensor;
+  readonly dy: Tensor;
+  /** scale * dy B, [rows, rank]. */
+  readonly dyb: Tensor;
+}
+
 /** Where gradients of a block's parameters go. The tensors given are collected by the caller's tidy: keep what is to last. */
 export interface GradientSink {
   /** A linear layer's weight: dW = dy^T x. `x` is made when asked for: most methods do not train most weights. */
@@ -85,8 +95,7 @@ export interface GradientSink {
   bias(name: string, dy: Tensor): void;
   /** An RMSNorm scale: d = sum over rows of dy * unit. */
   scale(name: string, dy: Tensor, unit: Tensor): void;
-  /** LoRA: dB = scale * dy^T xa, dA = dyb^T x; `dyb` = scale * dy B [rows, rank], `xa` = x A^T [rows, rank]. */
-  lora(name: string, parts: { x: Tensor; xa: Tensor; dy: Tensor; dyb: Tensor; scale: number }): void;
+  lora(name: string, parts: LoraParts): void;
 }
 
 const hasBias = ({ config }: EngineModel, kind: string): boolean =>
@@ -142,7 +151,8 @@ export function linearBackward(
     const dyb = matMul(dy, tf.mul(pair.b, scale));
     // x A^T is made again rather than kept: rank columns of one product against a saved tensor a linear layer.
     const input = x();
-    sink.lora(names[i]!, { x: input, xa: matMul(input, pair.a, false, true), dy, dyb, scale });
+    const xa = matMul(input, tf.mul(pair.a, scale), false, true);
+    sink.lora(names[i]!, { x: input, xa, dy, dyb });
     parts.push(matMul(dyb, pair.a));
   });
   return parts.length === 1 ? parts[0]! : tf.addN(parts);

@@ -2,7 +2,7 @@ import { LearndError } from '../../../base/errors.ts';
 import type { Tensor } from '../../tensor/backend.ts';
 import { tensorflow } from '../../tensor/backend.ts';
 import { batchMatMul, matMul } from '../../tensor/native.ts';
-import type { GradientSink } from './ops.ts';
+import type { GradientSink, LoraParts } from './ops.ts';
 
 /** Keys of an adapter's two matrices among the trainable parameters. */
 export const loraA = (weightName: string): string => `${weightName}.lora_a`;
@@ -47,11 +47,10 @@ export class SumSink implements GradientSink {
     const tf = tensorflow();
     if (this.#wanted.has(name)) accumulate(this.gradients, name, tf.sum(tf.mul(dy, unit), 0));
   }
-  lora(name: string, parts: { x: Tensor; xa: Tensor; dy: Tensor; dyb: Tensor; scale: number }): void {
-    const tf = tensorflow();
+  lora(name: string, parts: LoraParts): void {
     if (!this.#wanted.has(loraA(name))) return;
     accumulate(this.gradients, loraA(name), matMul(parts.dyb, parts.x, true));
-    accumulate(this.gradients, loraB(name), tf.mul(matMul(parts.dy, parts.xa, true), parts.scale));
+    accumulate(this.gradients, loraB(name), matMul(parts.dy, parts.xa, true));
   }
 }
 
@@ -106,10 +105,8 @@ export class UnitSink implements GradientSink {
     const tf = tensorflow();
     if (this.#wanted.has(name)) this.#add(name, tf.sum(this.#bySequence(tf.mul(dy, unit)), 1));
   }
-  lora(name: string, parts: { x: Tensor; xa: Tensor; dy: Tensor; dyb: Tensor; scale: number }): void {
-    const tf = tensorflow();
+  lora(name: string, parts: LoraParts): void {
     if (!this.#wanted.has(loraA(name))) return;
-    const { scale } = parts;
     const [x, xa, dy, dyb] = [parts.x, parts.xa, parts.dy, parts.dyb].map(t => this.#bySequence(t)) as [
       Tensor,
       Tensor,
@@ -117,7 +114,7 @@ export class UnitSink implements GradientSink {
       Tensor,
     ];
     this.#add(loraA(name), batchMatMul(dyb, x, true));
-    this.#add(loraB(name), tf.mul(batchMatMul(dy, xa, true), scale));
+    this.#add(loraB(name), batchMatMul(dy, xa, true));
   }
 
   #bySequence(rows: Tensor): Tensor {
