@@ -1,6 +1,4 @@
-import { attentionBatch } from '../model/engine/batch.ts';
-import { forwardTokens } from '../model/engine/forward.ts';
-import { headLogits } from '../model/engine/head.ts';
+import { Decoder } from '../model/engine/decode.ts';
 import type { EngineAdapter, EngineModel } from '../model/engine/model.ts';
 import type { SecureStream } from '../privacy/index.ts';
 import { type Tensor, tensorflow } from '../tensor/backend.ts';
@@ -14,10 +12,7 @@ export interface SampleOptions {
   readonly tokenBias?: Tensor | undefined;
 }
 
-/**
- * Continuations drawn from the model at temperature 1. The whole sequence is run again for each token: right for short continuations
- * in training; serving has llama.cpp.
- */
+/** Continuations drawn from the model at temperature 1; serving has llama.cpp. */
 export function sampleContinuations(
   model: EngineModel,
   prompts: readonly (readonly number[])[],
@@ -25,29 +20,36 @@ export function sampleContinuations(
   stream: SecureStream,
 ): number[][] {
   const tf = tensorflow();
+  const { vocabSize, contextLength } = model.config;
   const sequences = prompts.map(prompt => [...prompt]);
-  const open = new Set(sequences.keys());
-  for (let n = 0; n < options.tokens && open.size > 0; n++) {
-    const members = [...open].filter(i => sequences[i]!.length < model.config.contextLength);
-    if (members.length === 0) break;
-    const batch = attentionBatch(
-      members.map(i => ({ tokens: sequences[i]! })),
-      model.config,
-    );
-    const hidden = forwardTokens(model, batch, { adapter: options.adapter });
-    const rows = Int32Array.from(batch.lengths, (length, b) => b * batch.length + length - 1);
-    const probabilities = tf.tidy(() => {
-      const logits = headLogits(model, hidden, rows);
-      const biased = options.tokenBias === undefined ? logits : tf.add(logits, options.tokenBias);
-      return tf.softmax(biased).dataSync() as Float32Array;
-    });
-    hidden.dispose();
-    const { vocabSize } = model.config;
-    members.forEach((i, row) => {
-      const token = draw(probabilities.subarray(row * vocabSize, (row + 1) * vocabSize), stream.uniform());
-      sequences[i]!.push(token);
-      if (token === options.end) open.delete(i);
-    });
+  const decoder = new Decoder(model, options.adapter);
+  const fits = (i: number) => sequences[i]!.length < contextLength;
+  /** Those that go on, as the decoder has them. */
+  let open = [...sequences.keys()].filter(fits);
+  if (open.length === 0 || options.tokens < 1) return sequences;
+  try {
+    let logits = decoder.begin(open.map(i => sequences[i]!));
+    for (let n = 1; ; n++) {
+      const probabilities = tf.tidy(() => {
+        const biased = options.tokenBias === undefined ? logits : tf.add(logits, options.tokenBias);
+        return tf.softmax(biased).dataSync() as Float32Array;
+      });
+      logits.dispose();
+      const goOn: number[] = [];
+      for (const [row, i] of open.entries()) {
+        const token = draw(probabilities.subarray(row * vocabSize, (row + 1) * vocabSize), stream.uniform());
+        sequences[i]!.push(token);
+        if (token !== options.end && fits(i)) goOn.push(row);
+      }
+      if (n === options.tokens || goOn.length === 0) break;
+      open = goOn.map(row => open[row]!);
+      logits = decoder.next(
+        open.map(i => sequences[i]!.at(-1)!),
+        goOn,
+      );
+    }
+  } finally {
+    decoder.dispose();
   }
   return sequences;
 }

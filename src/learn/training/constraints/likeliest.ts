@@ -1,7 +1,5 @@
 import { invalid } from '../../../base/errors.ts';
-import { padBatch } from '../../model/engine/batch.ts';
-import { forwardTokens } from '../../model/engine/forward.ts';
-import { headLogits } from '../../model/engine/head.ts';
+import { Decoder } from '../../model/engine/decode.ts';
 import type { Example } from '../../model/engine/units.ts';
 import type { Checkpoint, Tokenizer } from '../../model/types.ts';
 import { tensorflow } from '../../tensor/backend.ts';
@@ -19,6 +17,8 @@ interface Beam {
   readonly tokens: readonly number[];
   readonly states: States;
   readonly score: number;
+  /** Its place among the beginnings of the token before. */
+  readonly from: number;
 }
 
 interface Next {
@@ -53,37 +53,38 @@ export async function likeliestOf(
   const scored = (tokens: readonly number[]): Example => ({ tokens, mask: tokens.map((_, t) => t >= first) });
   if (pattern.done(states) && before.length > first) return [scored(before)];
   const following = followers(pattern, tokenizer, config.vocabSize);
-  let open: Beam[] = [{ tokens: [], states, score: 0 }];
+  let open: Beam[] = [{ tokens: [], states, score: 0, from: 0 }];
+  const decoder = new Decoder(model, trainable.adapter);
   const done: Beam[] = [];
   const longest = Math.min(LONGEST, config.contextLength - before.length);
-  for (let length = 0; length < longest && open.length > 0; length++) {
-    await options.onMicrobatch?.();
-    const logp = tf.tidy(() => {
-      const batch = padBatch(
-        open.map(beam => [...before, ...beam.tokens]),
-        config,
-      );
-      const hidden = forwardTokens(model, batch, { adapter: trainable.adapter });
-      const logits = headLogits(
-        model,
-        hidden,
-        Int32Array.from(batch.lengths, (n, i) => i * batch.length + n - 1),
-      );
-      hidden.dispose();
-      return tf.logSoftmax(options.tokenBias === undefined ? logits : tf.add(logits, options.tokenBias)).dataSync();
-    });
-    const found: (Beam & { readonly done: boolean })[] = [];
-    for (const [i, beam] of open.entries())
-      for (const next of following(beam.states)) {
-        const score = beam.score + logp[i * config.vocabSize + next.token]!;
-        found.push({ tokens: [...beam.tokens, next.token], states: next.states, done: next.done, score });
-      }
-    const best = found.sort((a, b) => b.score - a.score).slice(0, BEAMS);
-    done.push(...best.filter(beam => beam.done));
-    done.sort((a, b) => b.score - a.score).splice(BEAMS);
-    // A beginning never becomes likelier than it is.
-    const least = done.length < BEAMS ? Number.NEGATIVE_INFINITY : done.at(-1)!.score;
-    open = best.filter(beam => !beam.done && beam.score > least);
+  try {
+    for (let length = 0; length < longest && open.length > 0; length++) {
+      await options.onMicrobatch?.();
+      const logp = tf.tidy(() => {
+        const logits =
+          length === 0
+            ? decoder.begin([before])
+            : decoder.next(
+                open.map(beam => beam.tokens.at(-1)!),
+                open.map(beam => beam.from),
+              );
+        return tf.logSoftmax(options.tokenBias === undefined ? logits : tf.add(logits, options.tokenBias)).dataSync();
+      });
+      const found: (Beam & { readonly done: boolean })[] = [];
+      for (const [i, beam] of open.entries())
+        for (const next of following(beam.states)) {
+          const score = beam.score + logp[i * config.vocabSize + next.token]!;
+          found.push({ tokens: [...beam.tokens, next.token], states: next.states, done: next.done, score, from: i });
+        }
+      const best = found.sort((a, b) => b.score - a.score).slice(0, BEAMS);
+      done.push(...best.filter(beam => beam.done));
+      done.sort((a, b) => b.score - a.score).splice(BEAMS);
+      // A beginning never becomes likelier than it is.
+      const least = done.length < BEAMS ? Number.NEGATIVE_INFINITY : done.at(-1)!.score;
+      open = best.filter(beam => !beam.done && beam.score > least);
+    }
+  } finally {
+    decoder.dispose();
   }
   if (done.length === 0)
     throw invalid('pattern', `no text of the form ${JSON.stringify(source)} can be written within ${longest} tokens`);
