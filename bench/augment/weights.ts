@@ -84,7 +84,7 @@ export async function measureWeights({ args, quick, log }: BenchOptions): Promis
       what: `${way}: change from ${ways[0]}`,
       value: 100 * Math.expm1(average),
       unit: '%',
-      detail: `+- ${error.toFixed(2)} (the same texts: paired); better in ${change.filter(c => c < 0).length} of ${change.length}`,
+      detail: `${Number.isNaN(error) ? 'one slice' : `+- ${error.toFixed(2)} (the same texts: paired)`}; better in ${change.filter(c => c < 0).length} of ${change.length}`,
     });
   }
   return rows;
