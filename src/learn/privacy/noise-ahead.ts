@@ -55,6 +55,9 @@ function started(): typeof thread {
   })`;
   const worker = new Worker(begin, { eval: true, workerData: port2, transferList: [port2] });
   worker.once('error', error => giveUp(String(error)));
+  worker.once('exit', code => {
+    if (thread?.worker === worker) giveUp(`it ended with code ${code}`);
+  });
   worker.unref();
   port1.unref();
   thread = { worker, port: port1 };
