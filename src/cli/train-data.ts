@@ -15,13 +15,15 @@ export interface Columns {
   readonly text?: string | undefined;
   readonly label?: string | undefined;
   readonly user?: string | undefined;
+  /** `none`, or absent where rows are only measured on: then units mean nothing. */
+  readonly epsilon?: string | number | undefined;
 }
 
 type Row = Record<string, unknown>;
 
 /**
  * Text: a line a unit. CSV (a header row) and JSONL: columns `text`, `label`, and the one named as user; a row without user is a
- * unit of its own.
+ * unit of its own, with the variants of it that `learnd augment` wrote behind it.
  * @throws LearndError('invalid') naming file, row and column.
  */
 export function readTrainRows(file: string, columns: Columns): TrainRow[] {
@@ -31,11 +33,12 @@ export function readTrainRows(file: string, columns: Columns): TrainRow[] {
       throw invalid('file', `${file} is plain text: a column "${asked}" needs a file named .csv or .jsonl`);
     return textLines(file).map((text, i) => ({ unit: `line ${i + 1}`, text, label: undefined }));
   }
+  const unitOf = unitsOf(file, columns);
   return records(file).map((record, i) => {
     const where = `${file}, row ${i + 1}`;
     const text = cell(record, columns.text ?? 'text', where);
     const label = columns.label === undefined ? undefined : cell(record, columns.label, where);
-    return { unit: unitOf(record, i, columns.user, where), text, label };
+    return { unit: unitOf(record, i), text, label };
   });
 }
 
@@ -50,9 +53,10 @@ export function readFeedbackRows(
 ): FeedbackRow[] {
   if (kindOf(file) === 'text')
     throw invalid('file', `${file} is plain text: --objective ${objective} needs the columns of a .csv or .jsonl file`);
+  const unitOf = unitsOf(file, columns);
   return records(file).map((record, i): FeedbackRow => {
     const where = `${file}, row ${i + 1}`;
-    const unit = unitOf(record, i, columns.user, where);
+    const unit = unitOf(record, i);
     if (objective === 'classify')
       return {
         kind: 'label',
@@ -85,8 +89,45 @@ function records(file: string): Row[] {
   return found;
 }
 
-const unitOf = (record: Row, i: number, user: string | undefined, where: string): string =>
-  user === undefined ? `row ${i + 1}` : cell(record, user, where);
+/**
+ * The unit of each row, asked in order. A variant is its source's: as a unit of its own it would give that source's author the influence
+ * of several. It stands behind its source, which `learnd augment` numbers among the rows that are no variants.
+ */
+function unitsOf(file: string, { user, epsilon = 'none' }: Columns): (record: Row, i: number) => string {
+  let originals = 0;
+  let original = '';
+  return (record, i) => {
+    const where = `${file}, row ${i + 1}`;
+    if (user !== undefined) return cell(record, user, where);
+    const source = sourceOf(record);
+    if (source === undefined) {
+      originals++;
+      original = `row ${i + 1}`;
+    } else if (source === originals) return original;
+    else if (source !== null && epsilon !== 'none')
+      throw invalid(
+        'user',
+        `${where} is a variant of row ${source}, which does not stand before it: whose it is cannot be told`,
+        {
+          hint: 'Name the column of users with --user, or train on the file without variants by --augment.',
+        },
+      );
+    return `row ${i + 1}`;
+  };
+}
+
+/** Of a variant the number of its source, null where it has none; undefined of other rows. */
+function sourceOf(record: Row | null): unknown {
+  let found = record?.augmented;
+  if (typeof found === 'string' && found.startsWith('{'))
+    try {
+      found = JSON.parse(found);
+    } catch {
+      return undefined; // A column of that name which is somebody else's.
+    }
+  if (typeof found !== 'object' || found === null || !('operation' in found)) return undefined;
+  return 'source' in found ? found.source : undefined;
+}
 
 function cell(record: Row, column: string, where: string): string {
   const value = typeof record === 'object' && record !== null ? record[column] : undefined;
