@@ -24,8 +24,8 @@ export interface NoiseOrder {
 }
 export const CLAIM = { free: 0, thread: 1, taken: 2, done: 3 } as const;
 
-/** Ordered and not yet used, at most: 96 MB. Of a larger step the rest is ordered as parts are used. */
-const AHEAD_NUMBERS = 24e6;
+/** Ordered and not yet used, at most: 88 MB. Of a larger step the rest is ordered as parts are used. */
+const AHEAD_NUMBERS = 22e6;
 /** Below, a step's noise takes less time than telling a thread to make it: 6 ms. */
 const WORTH_NUMBERS = 1e6;
 /** For one part; the largest, of an embedding, takes a second. After that the thread is given up. */
