@@ -176,14 +176,14 @@ test('the worker killed in training: tried again with the same seeds, one reserv
 });
 
 test('a private histogram: the bias is a blob of the version, measured with it, added to by the next round, gone after a rollback', async t => {
-  const d = await roundDeployment(t, { settings: { 'privacy.expected_users': 400 } });
+  const d = await roundDeployment(t, { settings: { 'privacy.expected_users': 1000 } });
   // Of a vocabulary of letters these documents use few: that is what a histogram finds.
   const few = (n: number, users: string) =>
     Array.from({ length: n }, (_, i) => ({
       user: `${users}${i}`,
       text: ['abba baba', 'caba abac', 'bacca cab'][i % 3]!,
     }));
-  await d.document(few(400, 'a'));
+  await d.document(few(1000, 'a'));
   await d.document(few(30, 'h').map(row => ({ ...row, split: 'holdout' })));
   const round = await d.run([finetune({ method: 'bias', epsilon: 3 })]);
   assert.deepEqual([round.state, round.error], ['published', null]);
