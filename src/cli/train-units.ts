@@ -1,6 +1,6 @@
 import { invalid } from '../base/errors.ts';
 import type { OpenedModel } from '../learn/model/open.ts';
-import { unitGroups, type VariedDocument } from '../learn/training/examples.ts';
+import { groupsOf } from '../learn/training/examples.ts';
 import { feedbackUnits, variantUnits } from '../learn/training/objectives/index.ts';
 import { documentVariants, rowVariants } from '../learn/training/variants.ts';
 import { readFeedbackRows, readTrainRows } from './train-data.ts';
@@ -30,15 +30,7 @@ export async function readUnits(
     const rows = readTrainRows(file, options);
     const texts = rows.map(({ text }) => text);
     const variants = variation && (await documentVariants(texts, variation));
-    const encode = (text: string) => checkpoint.tokenizer.encode(text);
-    const byUnit = new Map<string, VariedDocument[]>();
-    for (const [i, { unit, text }] of rows.entries()) {
-      const document = { tokens: encode(text), variants: (variants?.[i] ?? []).map(encode) };
-      const before = byUnit.get(unit);
-      if (before) before.push(document);
-      else byUnit.set(unit, [document]);
-    }
-    const groups = [...byUnit.values()].map(documents => unitGroups(documents, sequence));
+    const groups = groupsOf({ documents: rows, sequence }, checkpoint.tokenizer, variants);
     if (groups.every(unit => unit.length === 0)) throw nothing();
     const units = groups.map(of => of.map(([example]) => example!));
     if (variation === undefined) return { units };

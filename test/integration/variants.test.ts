@@ -13,6 +13,7 @@ import {
 } from '../../src/learn/model/engine/units.ts';
 import { openModel } from '../../src/learn/model/open.ts';
 import { makePlan } from '../../src/learn/privacy/index.ts';
+import { groupsOf } from '../../src/learn/training/examples.ts';
 import {
   type FeedbackRow,
   feedbackUnits,
@@ -24,7 +25,7 @@ import {
 } from '../../src/learn/training/objectives/index.ts';
 import { type TrainRequest, trainToEnd } from '../../src/learn/training/trainer.ts';
 import { documentVariants, rowVariants } from '../../src/learn/training/variants.ts';
-import { groupsOf, unitsOf } from '../../src/learn/worker/jobs/text-training.ts';
+import { unitsOf } from '../../src/learn/worker/jobs/text-training.ts';
 import { engineGolden, weightSource } from '../support/engine-golden.ts';
 import { writeTinyModel } from '../support/tiny-model.ts';
 

@@ -41,8 +41,7 @@ export function neededOf(config: ModelConfig, plan: PruneByTextPlan): { channels
   if (dropLayers > 0 && layersBy === 'sleb')
     throw invalid('layers-by', 'sleb measures the loss on the text again and again: private text is looked at once');
   const channels: Channel[] = [];
-  if (ffn !== undefined && method === 'flap') channels.push('mean', 'rms');
-  if (ffn !== undefined && method === 'wanda') channels.push('mean', 'rms');
+  if (ffn !== undefined && (method === 'flap' || method === 'wanda')) channels.push('mean', 'rms');
   if (ffn !== undefined && method === 'activation') channels.push('meanAbs');
   const influence = dropLayers > 0 && layersBy === 'influence';
   if (channels.length === 0 && !influence)

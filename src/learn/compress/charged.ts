@@ -1,6 +1,6 @@
 import { invalid } from '../../base/errors.ts';
 import type { EngineModel } from '../model/engine/index.ts';
-import type { DpPlan } from '../privacy/index.ts';
+import { type DpPlan, requireOneRelease } from '../privacy/index.ts';
 import { PublicSpan } from './public-span.ts';
 import type { CalibrationStatistics } from './statistics.ts';
 import { type Channel, eachUnit, type UnitStatistics } from './unit-statistics.ts';
@@ -204,12 +204,9 @@ export async function clippedSum(request: ChargedRequest, norm: PublicNorm): Pro
  */
 export async function chargedStatistics(request: ChargedRequest): Promise<ReleasedStatistics> {
   const { plan, units } = request;
-  if (plan.steps !== 1 || plan.sampleRate !== 1)
-    throw invalid('plan', 'calibration is one release over every unit: a plan of 1 step at sample rate 1');
+  requireOneRelease(plan, units.length, 'calibration');
   if (plan.clip.kind !== 'flat' || plan.sensitivity !== 1)
     throw invalid('plan.clip', 'the vectors of calibration have a norm of at most 1: a flat clip at 1');
-  if (plan.units !== units.length)
-    throw invalid('units', `the plan was made for ${plan.units} units, there are ${units.length}`);
   const norm = await publicNorm(request);
   const sum = await clippedSum(request, norm);
   const noise = plan.noise(0, sum.length, 'calibration');

@@ -127,6 +127,20 @@ function checkRequest(request: PlanRequest): void {
 }
 
 /**
+ * For what is released once, over every unit.
+ * @param what begins the error, such as "the vocabulary bias" @throws LearndError('invalid')
+ */
+export function requireOneRelease(
+  plan: Pick<DpPlan, 'steps' | 'sampleRate' | 'units'>,
+  units: number,
+  what: string,
+): void {
+  if (plan.steps !== 1 || plan.sampleRate !== 1)
+    throw invalid('plan', `${what} is one release over every unit: a plan of 1 step at sample rate 1`);
+  if (plan.units !== units) throw invalid('units', `the plan was made for ${plan.units} units, there are ${units}`);
+}
+
+/**
  * Makes a plan; the noise is the smallest that keeps `prior` and the plan together at or below `epsilon`.
  * @throws LearndError invalid (names the field) or budget_exhausted (prior leaves too little)
  */

@@ -1,5 +1,6 @@
 import { invalid } from '../../base/errors.ts';
 import type { Example } from '../model/engine/units.ts';
+import type { Tokenizer } from '../model/types.ts';
 
 /**
  * Next-token examples of ONE privacy unit's documents: each document is cut into pieces of at most `sequenceLength` tokens
@@ -86,4 +87,31 @@ export function instructExample(
 function checkLength(sequenceLength: number): void {
   if (!Number.isInteger(sequenceLength) || sequenceLength < 2)
     throw invalid('sequence', `the sequence length must be a whole number of at least 2, not ${sequenceLength}`);
+}
+
+/** Texts, each one's privacy unit with it. */
+export interface UnitDocuments {
+  readonly documents: readonly { readonly unit: string; readonly text: string }[];
+  readonly sequence: number;
+  /** Examples of a unit, at most. Default: all. */
+  readonly perUnit?: number;
+}
+
+/** `unitGroups` of each unit, in the order in which units come; `variants` by document. */
+export function groupsOf(
+  { documents, sequence, perUnit }: UnitDocuments,
+  tokenizer: Pick<Tokenizer, 'encode'>,
+  variants: readonly (readonly string[])[] = [],
+): Example[][][] {
+  const byUnit = new Map<string, VariedDocument[]>();
+  for (const [i, { unit, text }] of documents.entries()) {
+    const varied = {
+      tokens: tokenizer.encode(text),
+      variants: (variants[i] ?? []).map(other => tokenizer.encode(other)),
+    };
+    const before = byUnit.get(unit);
+    if (before) before.push(varied);
+    else byUnit.set(unit, [varied]);
+  }
+  return [...byUnit.values()].map(of => unitGroups(of, sequence, perUnit));
 }

@@ -4,7 +4,7 @@ import { forwardTokens, runBlocks } from '../model/engine/forward.ts';
 import { summedPredictions } from '../model/engine/head.ts';
 import type { EngineAdapter, EngineModel } from '../model/engine/model.ts';
 import { type Example, type HiddenCache, scoredTokens } from '../model/engine/units.ts';
-import type { DpPlan } from '../privacy/index.ts';
+import { type DpPlan, requireOneRelease } from '../privacy/index.ts';
 import type { Tensor } from '../tensor/backend.ts';
 import { tensorflow } from '../tensor/backend.ts';
 
@@ -150,10 +150,7 @@ export function releaseCounts(counts: VocabularyCounts, plan: DpPlan | undefined
 }
 
 function checkPlan(plan: DpPlan | undefined, units: number): void {
-  if (plan === undefined) return;
-  if (plan.steps !== 1 || plan.sampleRate !== 1)
-    throw invalid('plan', 'the vocabulary bias is one release over every unit: a plan of 1 step at sample rate 1');
-  if (plan.units !== units) throw invalid('units', `the plan was made for ${plan.units} units, there are ${units}`);
+  if (plan !== undefined) requireOneRelease(plan, units, 'the vocabulary bias');
 }
 
 const hasText = (unit: readonly Example[]): boolean => unit.some(example => scoredTokens(example) > 0);

@@ -73,16 +73,23 @@ export function blockForward(
   const context = joinHeads(batchMatMul(probabilities, v), batch, length, heads, headDim);
   const middle = tf.add(x, linear(model, adapter, layer, 'self_attn.o_proj', context));
 
-  const norm2 = rmsNorm(middle, model.parameter(layerName(layer, 'post_attention_layernorm.weight')), rmsEps);
-  const gate = linear(model, adapter, layer, 'mlp.gate_proj', norm2.y);
-  const up = linear(model, adapter, layer, 'mlp.up_proj', norm2.y);
-  const inner = tf.mul(tf.mul(gate, tf.sigmoid(gate)), up);
-  const y = tf.add(middle, linear(model, adapter, layer, 'mlp.down_proj', inner));
+  const { norm: norm2, gate, up, inner, y } = feedForward(model, adapter, layer, middle);
   const saved = {
     ...{ unit1: norm1.unit, inverse1: norm1.inverse, q, k, v, probabilities, context },
     ...{ unit2: norm2.unit, inverse2: norm2.inverse, gate, up },
   };
   return { y, inner, saved };
+}
+
+/** A block's second half, on rows of any kind: RMSNorm and SwiGLU beside `x` [rows, hidden]. */
+export function feedForward(model: EngineModel, adapter: EngineAdapter | undefined, layer: number, x: Tensor) {
+  const tf = tensorflow();
+  const scale = model.parameter(layerName(layer, 'post_attention_layernorm.weight'));
+  const norm = rmsNorm(x, scale, model.config.rmsEps);
+  const gate = linear(model, adapter, layer, 'mlp.gate_proj', norm.y);
+  const up = linear(model, adapter, layer, 'mlp.up_proj', norm.y);
+  const inner = tf.mul(tf.mul(gate, tf.sigmoid(gate)), up);
+  return { norm, gate, up, inner, y: tf.add(x, linear(model, adapter, layer, 'mlp.down_proj', inner)) };
 }
 
 /** The gradient with respect to the block's input, given that of its output; parameters' gradients go to `sink`. */

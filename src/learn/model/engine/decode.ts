@@ -3,7 +3,7 @@ import type { Tensor } from '../../tensor/backend.ts';
 import { tensorflow } from '../../tensor/backend.ts';
 import { batchMatMul } from '../../tensor/native.ts';
 import { padBatch } from './batch.ts';
-import { blockForward } from './block.ts';
+import { blockForward, feedForward } from './block.ts';
 import { embed } from './forward.ts';
 import { headLogits } from './head.ts';
 import type { EngineAdapter, EngineModel } from './model.ts';
@@ -162,8 +162,7 @@ export class Decoder {
     const { heads, kvHeads, headDim, rmsEps } = model.config;
     const count = x.shape[0]!;
     const apply = (kind: string, input: Tensor) => linear(model, this.#adapter, layer, kind, input);
-    const scale = (rest: string) => model.parameter(layerName(layer, rest));
-    const norm1 = rmsNorm(x, scale('input_layernorm.weight'), rmsEps).y;
+    const norm1 = rmsNorm(x, model.parameter(layerName(layer, 'input_layernorm.weight')), rmsEps).y;
     const project = (kind: string, of: number) => tf.reshape(apply(kind, norm1), [count, of, 1, headDim]);
     const q = rotate(project('self_attn.q_proj', heads), angles.qCos, angles.qSin);
     const added = (before: Tensor, own: Tensor) =>
@@ -173,9 +172,6 @@ export class Decoder {
     const scores = batchMatMul(tf.reshape(q, [count * kvHeads, heads / kvHeads, headDim]), k, false, true);
     const context = batchMatMul(tf.softmax(tf.add(scores, mask)), v);
     const middle = tf.add(x, apply('self_attn.o_proj', tf.reshape(context, [count, heads * headDim])));
-    const norm2 = rmsNorm(middle, scale('post_attention_layernorm.weight'), rmsEps).y;
-    const gate = apply('mlp.gate_proj', norm2);
-    const inner = tf.mul(tf.mul(gate, tf.sigmoid(gate)), apply('mlp.up_proj', norm2));
-    return { y: tf.add(middle, apply('mlp.down_proj', inner)), k, v };
+    return { y: feedForward(model, this.#adapter, layer, middle).y, k, v };
   }
 }

@@ -1,10 +1,10 @@
 import type { Example } from '../../model/engine/units.ts';
 import type { Tokenizer } from '../../model/types.ts';
 import { type DpPlan, makePlan } from '../../privacy/index.ts';
-import { unitGroups, type VariedDocument } from '../../training/examples.ts';
+import { groupsOf, type UnitDocuments } from '../../training/examples.ts';
 import { PUBLIC_SENTENCES } from '../../training/public-text.ts';
 import type { JobContext } from '../serve.ts';
-import type { NoiseInput, TextScore, UnitText } from '../types.ts';
+import type { NoiseInput, TextScore } from '../types.ts';
 import type { Loaded } from './loaded.ts';
 import { scoreTexts } from './perplexity.ts';
 
@@ -22,34 +22,9 @@ export const checkFigure = async (
 ): Promise<number> =>
   meanNll(await scoreTexts(loaded, CHECK_SENTENCES, context, { stage: 'check', ...(tokenBias && { tokenBias }) }));
 
-interface Documents {
-  readonly documents: readonly UnitText[];
-  readonly sequence: number;
-  readonly perUnit: number;
-}
-
 /** Examples by privacy unit, units in the order they come (the plan draws them by index). */
-export const unitsOf = (input: Documents, tokenizer: Tokenizer): Example[][] =>
+export const unitsOf = (input: UnitDocuments, tokenizer: Tokenizer): Example[][] =>
   groupsOf(input, tokenizer).map(groups => groups.map(([example]) => example!));
-
-/** The same examples, each with those of its document's variants. */
-export function groupsOf(
-  { documents, sequence, perUnit }: Documents,
-  tokenizer: Tokenizer,
-  variants: readonly (readonly string[])[] = [],
-): Example[][][] {
-  const byUnit = new Map<string, VariedDocument[]>();
-  for (const [i, { unit, text }] of documents.entries()) {
-    const varied = {
-      tokens: tokenizer.encode(text),
-      variants: (variants[i] ?? []).map(other => tokenizer.encode(other)),
-    };
-    const before = byUnit.get(unit);
-    if (before) before.push(varied);
-    else byUnit.set(unit, [varied]);
-  }
-  return [...byUnit.values()].map(of => unitGroups(of, sequence, perUnit));
-}
 
 export const planOf = (noise: NoiseInput, units: number): DpPlan =>
   makePlan({

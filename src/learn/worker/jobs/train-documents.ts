@@ -12,6 +12,7 @@ import type { Checkpoint, HostTensor, WeightSource } from '../../model/types.ts'
 import { streamFor } from '../../privacy/index.ts';
 import { LEAST_SIGNAL, shapeOf, signalOf } from '../../training/auto.ts';
 import { type DocumentsRequest, trainDocuments } from '../../training/documents.ts';
+import { groupsOf } from '../../training/examples.ts';
 import { denseBias, type Method, type VocabularyBias } from '../../training/index.ts';
 import { variantUnits } from '../../training/objectives/index.ts';
 import { type Gaps, unitsWithGaps } from '../../training/pretrain-examples.ts';
@@ -23,7 +24,7 @@ import { forget, type Loaded, load } from './loaded.ts';
 import { modelResult, parametersOf, partsOf } from './model-file.ts';
 import { beforeTraining, type Verify } from './self-check.ts';
 import { anchorsFor, termsOf } from './terms.ts';
-import { checkFigure, groupsOf, planOf, unitsOf } from './text-training.ts';
+import { checkFigure, planOf, unitsOf } from './text-training.ts';
 
 /** Examples of a step without noise, and how often each is seen (40 steps of 64 took SmolLM2-135M from 96 to 24: algorithms 12). */
 const BATCH = 32;
